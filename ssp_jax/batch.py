@@ -1,0 +1,78 @@
+"""The contract between data and model: one batch of frames."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LOG_MEL_FRAMES, LOG_MEL_BANDS = 96, 64  # one VGGish window: 0.96 s
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AVBatch:
+    """N frames with the sound of their second, from one or several clips.
+
+    The network works frame by frame (method 2), so a batch is a flat list of frame slots: clips of
+    5 and of 10 frames, or a single annotated frame of S4, fill it without gaps. Slots that are
+    left over have valid = False and count nowhere.
+
+    Attributes:
+      frames: RGB, 0..255, resized to the model's input size; see `normalised`.
+      log_mel: log-mel window of the frame's second (natural log of mel + 0.01).
+      labels: class index per pixel at the scored size, 0 = background; all 0 where not annotated.
+      valid: the slot holds a frame. annotated: the frame has labels (implies valid).
+      clip: index of the clip in its evaluation or training source, -1 in empty slots.
+      second: position of the frame in its clip, 0-based.
+      sounds: multi-hot over S sound classes heard in this clip or second (S may be 0).
+      sounds_known: False where the data set does not say what sounds (MS3).
+    """
+
+    frames: UInt8[Array, "N H W 3"]
+    log_mel: Float[Array, "N 96 64"]
+    labels: UInt8[Array, "N h w"]
+    valid: Bool[Array, " N"]
+    annotated: Bool[Array, " N"]
+    clip: Int[Array, " N"]
+    second: Int[Array, " N"]
+    sounds: Float[Array, "N S"]
+    sounds_known: Bool[Array, " N"]
+
+    def normalised(self) -> Float[Array, "N H W 3"]:
+        """Frames as float32 with ImageNet mean and deviation (method 3.5)."""
+        scaled = self.frames.astype(jnp.float32) / 255.0
+        return (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+
+
+def fake_batch(
+    num_frames: int = 4,
+    *,
+    frame_size: int = 64,
+    label_size: int = 56,
+    num_classes: int = 2,
+    num_sounds: int = 3,
+    seed: int = 0,
+) -> AVBatch:
+    """A random, valid batch (host arrays) with one rectangle of a random class per frame."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((num_frames, label_size, label_size), np.uint8)
+    for label in labels:
+        top, left = rng.integers(0, label_size // 2, 2)
+        label[top : top + label_size // 3, left : left + label_size // 3] = rng.integers(
+            1, num_classes
+        )
+    return AVBatch(
+        frames=rng.integers(0, 256, (num_frames, frame_size, frame_size, 3), dtype=np.uint8),
+        log_mel=rng.normal(-2, 1.5, (num_frames, 96, 64)).astype(np.float32),
+        labels=labels,
+        valid=np.ones(num_frames, bool),
+        annotated=np.ones(num_frames, bool),
+        clip=(np.arange(num_frames) // 5).astype(np.int32),
+        second=(np.arange(num_frames) % 5).astype(np.int32),
+        sounds=rng.integers(0, 2, (num_frames, num_sounds)).astype(np.float32),
+        sounds_known=np.ones(num_frames, bool),
+    )
