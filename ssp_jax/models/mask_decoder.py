@@ -1,0 +1,235 @@
+"""Audio queries, masked-attention decoder and mask prompt (method 3.4, 3.5, 3.6)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from ssp_jax.models.adapters import ProjectionWithAdapter, apply_layer
+from ssp_jax.models.positions import sine_positions
+from ssp_jax.models.resize import resize_bilinear
+
+_LEVELS = 3
+_BLOCKED = -1e30
+
+xavier_uniform = nnx.initializers.xavier_uniform()
+# PyTorch's default for linear layers, which Mask2Former keeps in its heads.
+head_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _normal(rngs: nnx.Rngs, rows: int, channels: int) -> nnx.Param:
+    return nnx.Param(jax.random.normal(rngs.params(), (rows, channels)))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with separate inputs for queries, keys and values."""
+
+    def __init__(self, channels: int, heads: int, *, decoder_adapter: str = "none", rngs: nnx.Rngs):
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        self.heads = heads
+        self.query = nnx.Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.key = nnx.Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.value = nnx.Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.output = ProjectionWithAdapter(channels, mode=decoder_adapter, rngs=rngs)
+
+    def __call__(
+        self,
+        query: Float[Array, "N Q C"],
+        key: Float[Array, "N S C"],
+        value: Float[Array, "N S C"],
+        blocked: Bool[Array, "N Q S"] | None = None,
+    ) -> Float[Array, "N Q C"]:
+        batch, queries, channels = query.shape
+        split = (self.heads, channels // self.heads)
+        q = self.query(query).reshape(batch, queries, *split) * split[1] ** -0.5
+        k = self.key(key).reshape(batch, -1, *split)
+        v = self.value(value).reshape(batch, -1, *split)
+        logits = jnp.einsum("nqhd,nshd->nhqs", q, k)
+        if blocked is not None:
+            logits = jnp.where(blocked[:, None], _BLOCKED, logits)
+        attended = jnp.einsum("nhqs,nshd->nqhd", jax.nn.softmax(logits, axis=-1), v)
+        return self.output(attended.reshape(batch, queries, channels))
+
+
+class MaskDecoderLayer(nnx.Module):
+    """Masked cross-attention, self-attention and feed-forward network, post-norm."""
+
+    def __init__(
+        self, channels: int, heads: int, ffn: int, *, decoder_adapter: str, rngs: nnx.Rngs
+    ):
+        self.cross_attention = Attention(channels, heads, rngs=rngs)
+        self.cross_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.self_attention = Attention(channels, heads, decoder_adapter=decoder_adapter, rngs=rngs)
+        self.self_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.ffn_in = nnx.Linear(channels, ffn, kernel_init=xavier_uniform, rngs=rngs)
+        self.ffn_out = nnx.Linear(ffn, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.ffn_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "N Q C"],
+        query_positions: Float[Array, "Q C"],
+        features: Float[Array, "N S C"],
+        key_positions: Float[Array, "#N S C"],
+        blocked: Bool[Array, "N Q S"],
+    ) -> Float[Array, "N Q C"]:
+        attended = self.cross_attention(
+            x + query_positions, features + key_positions, features, blocked
+        )
+        x = self.cross_norm(x + attended)
+        placed = x + query_positions
+        x = self.self_norm(x + self.self_attention(placed, placed, x))
+        return self.ffn_norm(x + self.ffn_out(jax.nn.relu(self.ffn_in(x))))
+
+
+def audio_queries(
+    feature: Float[Array, "Q C"], embed: Float[Array, "Q C"], audio: Float[Array, "N C"]
+) -> Float[Array, "N Q C"]:
+    """feature[q] + cos(embed[q], audio[n]) * audio[n] (method 3.4)."""
+
+    def unit(x):
+        # Bounded from below like torch's cosine_similarity, and so that silence (a zero vector)
+        # has a gradient.
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
+
+    similarity = jnp.einsum("qc,nc->nq", unit(embed), unit(audio))
+    return feature + similarity[..., None] * audio[:, None]
+
+
+class MaskDecoder(nnx.Module):
+    """Queries that listen, and their masks and classes after every layer.
+
+    Args:
+      num_classes: K; the class head has one more output, "no object".
+      num_queries: Q.
+      channels, heads, layers, ffn: C and the sizes of the decoder.
+      decoder_adapter: 'none', 'replace' (AAVS stage 1) or 'after' (stage 2).
+      mask_prompt: build the three prompt vectors of method 3.6; a prompt is then required.
+      remat: recompute layers in the backward pass.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_queries: int,
+        channels: int = 256,
+        *,
+        heads: int = 8,
+        layers: int = 9,
+        ffn: int = 2048,
+        decoder_adapter: str = "none",
+        mask_prompt: bool = False,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.mask_prompt, self.remat = mask_prompt, remat
+        self.query_feature = _normal(rngs, num_queries, channels)
+        self.query_embedding = _normal(rngs, num_queries, channels)
+        self.level_embedding = _normal(rngs, _LEVELS, channels)
+        if mask_prompt:
+            # Rows: silent, uncertain, sounding.
+            self.prompt_embedding = _normal(rngs, 3, channels)
+        self.layers = nnx.List(
+            MaskDecoderLayer(channels, heads, ffn, decoder_adapter=decoder_adapter, rngs=rngs)
+            for _ in range(layers)
+        )
+        self.norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.mask_head = nnx.List(
+            nnx.Linear(channels, channels, kernel_init=head_init, rngs=rngs) for _ in range(3)
+        )
+        self.class_head = nnx.Linear(channels, num_classes + 1, kernel_init=head_init, rngs=rngs)
+
+    def _predict(
+        self, x: Float[Array, "N Q C"], mask_features: Float[Array, "N H W C"]
+    ) -> dict[str, Array]:
+        x = self.norm(x)
+        embedding = x
+        for index, layer in enumerate(self.mask_head):
+            embedding = layer(jax.nn.relu(embedding) if index else embedding)
+        return {
+            "mask_logits": jnp.einsum("nqc,nhwc->nqhw", embedding, mask_features),
+            "class_logits": self.class_head(x),
+        }
+
+    def _prompt_positions(
+        self, prompt: Float[Array, "N h w"], size: tuple[int, int]
+    ) -> Float[Array, "N S C"]:
+        """The learned vector of every key: silent (<= 0.4), uncertain, sounding (>= 0.6)."""
+        resized = resize_bilinear(prompt, size)
+        state = (resized > 0.4).astype(jnp.int32) + (resized >= 0.6)
+        one_hot = jax.nn.one_hot(state.reshape(state.shape[0], -1), 3)
+        return one_hot @ self.prompt_embedding[...]
+
+    def __call__(
+        self,
+        mask_features: Float[Array, "N H W C"],
+        multi_scale: list[Float[Array, "N h w C"]],
+        audio: Float[Array, "N C"],
+        mask_prompt: Float[Array, "N h w"] | None = None,
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Decode the queries of N frames.
+
+        Args:
+          mask_features: stride 4. multi_scale: maps of strides 32, 16, 8.
+          audio: the audio embedding of each frame.
+          mask_prompt: in [0, 1], any size.
+
+        Returns:
+          The last predictions {'mask_logits': (N, Q, H, W), 'class_logits': (N, Q, K + 1)}, and
+          a dict: 'layers' (predictions of the initial queries and of every layer but the last),
+          'audio_queries', 'queries' (the last ones, normalised), both (N, Q, C), and
+          'prompted_mask_features'.
+
+        Raises:
+          ValueError: a prompt is given to a model without, or missing in a model with one.
+        """
+        if self.mask_prompt != (mask_prompt is not None):
+            state = "needs" if self.mask_prompt else "is built without"
+            raise ValueError(f"this model {state} a mask prompt (constructor: mask_prompt)")
+        batch, channels = audio.shape
+        sizes = [level.shape[1:3] for level in multi_scale]
+        tokens, positions = [], []
+        for index, level in enumerate(multi_scale):
+            tokens.append(level.reshape(batch, -1, channels) + self.level_embedding[...][index])
+            position = sine_positions(*sizes[index], channels).reshape(1, -1, channels)
+            if mask_prompt is not None:
+                position = position + self._prompt_positions(mask_prompt, sizes[index])
+            positions.append(jnp.asarray(position))
+        if mask_prompt is not None:
+            mask_features = (
+                mask_features + resize_bilinear(mask_prompt, mask_features.shape[1:3])[..., None]
+            )
+
+        query_positions = self.query_embedding[...]
+        x = initial = audio_queries(self.query_feature[...], query_positions, audio)
+        predictions = [self._predict(x, mask_features)]
+        for index, layer in enumerate(self.layers):
+            level = index % _LEVELS
+            if index == 0 and mask_prompt is not None:
+                outside = resize_bilinear(mask_prompt, sizes[level])[:, None] < 0.5
+                outside = jnp.repeat(outside, x.shape[1], axis=1)
+            else:
+                logits = jax.lax.stop_gradient(predictions[-1]["mask_logits"])
+                outside = resize_bilinear(logits, sizes[level]) < 0  # sigmoid < 0.5
+            blocked = outside.reshape(batch, x.shape[1], -1)
+            blocked &= ~blocked.all(axis=-1, keepdims=True)
+            x = apply_layer(
+                layer,
+                x,
+                query_positions,
+                tokens[level],
+                positions[level],
+                blocked,
+                remat=self.remat,
+            )
+            predictions.append(self._predict(x, mask_features))
+        aux = {
+            "layers": predictions[:-1],
+            "audio_queries": initial,
+            "queries": self.norm(x),
+            "prompted_mask_features": mask_features,
+        }
+        return predictions[-1], aux

@@ -1,0 +1,254 @@
+"""Swin encoder (method 3.1)."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
+
+_MLP_RATIO = 4
+_OTHER_REGION = -100.0  # added to the logits of pairs that only the cyclic shift made neighbours
+
+
+@functools.lru_cache(maxsize=32)
+def _relative_index(window: int, table_window: int) -> Int[np.ndarray, "L L"]:
+    """Row of the bias table for each pair of positions in a window.
+
+    The table spans `table_window`; a smaller window, as on maps smaller than the table's window,
+    uses the offsets around its centre.
+    """
+    position = np.arange(window)
+    offset = position[:, None] - position[None, :] + table_window - 1
+    side = 2 * table_window - 1
+    index = offset[:, None, :, None] * side + offset[None, :, None, :]
+    return index.reshape(window * window, window * window)
+
+
+@functools.lru_cache(maxsize=64)
+def _shift_mask(
+    height: int, width: int, window: int, shift: int
+) -> Float[np.ndarray, "windows L L"]:
+    """Additive mask of shifted windows: keeps regions apart that touch only by wrapping around."""
+
+    def region(length):
+        position = np.arange(length)
+        return (position >= length - window).astype(int) + (position >= length - shift)
+
+    regions = region(height)[:, None] * 3 + region(width)[None, :]
+    regions = regions.reshape(height // window, window, width // window, window)
+    regions = regions.transpose(0, 2, 1, 3).reshape(-1, window * window)
+    apart = regions[:, :, None] != regions[:, None, :]
+    return np.where(apart, _OTHER_REGION, 0.0).astype(np.float32)
+
+
+class WindowAttention(nnx.Module):
+    """Multi-head self-attention within windows, with a relative position bias."""
+
+    def __init__(self, channels: int, heads: int, window: int, *, rngs: nnx.Rngs):
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        self.heads, self.window = heads, window
+        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=trunc_normal, rngs=rngs)
+        self.projection = nnx.Linear(channels, channels, kernel_init=trunc_normal, rngs=rngs)
+        self.position_bias = nnx.Param(
+            trunc_normal(rngs.params(), ((2 * window - 1) ** 2, heads), jnp.float32)
+        )
+
+    def __call__(
+        self, x: Float[Array, "N windows L C"], mask: Float[np.ndarray, "windows L L"] | None
+    ) -> Float[Array, "N windows L C"]:
+        batch, windows, length, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, windows, length, 3, self.heads, channels // self.heads)
+        query, key, value = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
+        query = query * (channels // self.heads) ** -0.5
+        logits = jnp.einsum("nwlhd,nwmhd->nwhlm", query, key)
+        index = _relative_index(int(round(length**0.5)), self.window)
+        bias = self.position_bias[...][index.reshape(-1)].reshape(length, length, self.heads)
+        bias = bias.transpose(2, 0, 1)
+        logits += bias if mask is None else bias + mask[:, None]
+        attended = jnp.einsum("nwhlm,nwmhd->nwlhd", jax.nn.softmax(logits, axis=-1), value)
+        return self.projection(attended.reshape(batch, windows, length, channels))
+
+
+class SwinBlock(nnx.Module):
+    """One pre-norm Swin block; odd blocks of a stage shift their windows."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        window: int,
+        shift: int,
+        gelu: str,
+        adapters: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.window, self.shift, self.adapters = window, shift, adapters
+        self.tanh_gelu = gelu == "tanh"
+        inner = _MLP_RATIO * channels
+        self.attention_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.attention = WindowAttention(channels, heads, window, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.mlp_in = nnx.Linear(channels, inner, kernel_init=trunc_normal, rngs=rngs)
+        self.mlp_out = nnx.Linear(inner, channels, kernel_init=trunc_normal, rngs=rngs)
+        if adapters:
+            self.attention_adapter = Adapter(channels, rngs=rngs)
+            self.mlp_adapter = Adapter(channels, rngs=rngs)
+
+    def _attend(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        batch, height, width, channels = x.shape
+        fits = min(height, width) <= self.window
+        window = min(height, width) if fits else self.window
+        shift = 0 if fits else self.shift
+        rows, columns = -(-height // window), -(-width // window)
+        padded_height, padded_width = rows * window, columns * window
+        x = jnp.pad(x, ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0)))
+        mask = None
+        if shift:
+            x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
+            mask = _shift_mask(padded_height, padded_width, window, shift)
+        x = x.reshape(batch, rows, window, columns, window, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, window**2, channels)
+        x = self.attention(x, mask)
+        if self.adapters:
+            x = self.attention_adapter(x)
+        x = x.reshape(batch, rows, columns, window, window, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, padded_height, padded_width, channels)
+        if shift:
+            x = jnp.roll(x, (shift, shift), axis=(1, 2))
+        return x[:, :height, :width]
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        x = x + self._attend(self.attention_norm(x))
+        hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=self.tanh_gelu)
+        hidden = self.mlp_out(hidden)
+        return x + (self.mlp_adapter(hidden) if self.adapters else hidden)
+
+
+class PatchMerging(nnx.Module):
+    """Halves a map: 2 x 2 neighbours are concatenated, normalised and projected to 2 C."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(4 * channels, epsilon=1e-5, rngs=rngs)
+        self.reduction = nnx.Linear(
+            4 * channels, 2 * channels, use_bias=False, kernel_init=trunc_normal, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w D"]:
+        batch, height, width, channels = x.shape
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        rows, columns = x.shape[1] // 2, x.shape[2] // 2
+        x = x.reshape(batch, rows, 2, columns, 2, channels)
+        # Swin's order of the four neighbours: column-major.
+        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * channels)
+        return self.reduction(self.norm(x))
+
+
+class SwinStage(nnx.Module):
+    """`depth` blocks at one resolution."""
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        heads: int,
+        *,
+        window: int,
+        gelu: str,
+        adapters: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.blocks = nnx.List(
+            SwinBlock(
+                channels,
+                heads,
+                window=window,
+                shift=window // 2 if block % 2 else 0,
+                gelu=gelu,
+                adapters=adapters,
+                rngs=rngs,
+            )
+            for block in range(depth)
+        )
+
+    def __call__(self, x: Float[Array, "N H W C"], *, remat: bool) -> Float[Array, "N H W C"]:
+        for block in self.blocks:
+            x = apply_layer(block, x, remat=remat)
+        return x
+
+
+class Swin(nnx.Module):
+    """Swin transformer that returns its four stages, each with a LayerNorm (method 3.1).
+
+    Args:
+      embed_dim: channels of the first stage; each further stage has twice as many.
+      depths, num_heads: blocks and attention heads of each stage.
+      window: side of the attention windows, in tokens. Maps that are not larger get one window.
+      patch: side of a patch in pixels.
+      gelu: 'exact' (erf, what pretrained weights expect) or 'tanh' (much cheaper on CPU).
+      adapters: two residual bottleneck adapters a block.
+      remat: recompute blocks in the backward pass.
+
+    Raises:
+      ValueError: unknown gelu, or depths and num_heads of different lengths.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 128,
+        depths: Sequence[int] = (2, 2, 18, 2),
+        num_heads: Sequence[int] = (4, 8, 16, 32),
+        window: int = 12,
+        patch: int = 4,
+        gelu: str = "exact",
+        adapters: bool = True,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        if gelu not in ("exact", "tanh"):
+            raise ValueError(f"gelu is 'exact' or 'tanh', not {gelu!r}")
+        if len(depths) != len(num_heads):
+            raise ValueError(f"{len(depths)} depths but {len(num_heads)} numbers of heads")
+        self.patch, self.remat = patch, remat
+        self.channels = tuple(embed_dim * 2**stage for stage in range(len(depths)))
+        self.patch_embedding = nnx.Linear(
+            3 * patch**2, embed_dim, kernel_init=trunc_normal, rngs=rngs
+        )
+        self.patch_norm = nnx.LayerNorm(embed_dim, epsilon=1e-5, rngs=rngs)
+        self.stages = nnx.List(
+            SwinStage(
+                channels, depth, heads, window=window, gelu=gelu, adapters=adapters, rngs=rngs
+            )
+            for channels, depth, heads in zip(self.channels, depths, num_heads, strict=True)
+        )
+        self.mergings = nnx.List(
+            PatchMerging(channels, rngs=rngs) for channels in self.channels[:-1]
+        )
+        self.output_norms = nnx.List(
+            nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs) for channels in self.channels
+        )
+
+    def __call__(self, frames: Float[Array, "N H W 3"]) -> list[Float[Array, "N h w C"]]:
+        """Normalised frames of any size (padded to whole patches) to maps of strides 4..32."""
+        patch = self.patch
+        batch, height, width, _ = frames.shape
+        x = jnp.pad(frames, ((0, 0), (0, -height % patch), (0, -width % patch), (0, 0)))
+        rows, columns = x.shape[1] // patch, x.shape[2] // patch
+        # A convolution of stride = size as one matrix product.
+        x = x.reshape(batch, rows, patch, columns, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+        x = self.patch_embedding(x.reshape(batch, rows, columns, 3 * patch**2))
+        x = self.patch_norm(x)
+        outputs = []
+        for index, stage in enumerate(self.stages):
+            if index:
+                x = self.mergings[index - 1](x)
+            x = stage(x, remat=self.remat)
+            outputs.append(self.output_norms[index](x))
+        return outputs
