@@ -1,5 +1,6 @@
 """What one prepared clip looks like, the same for every builder."""
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 SAMPLE_RATE = 16_000  # Hz; VGGish's rate, what every waveform is stored at
@@ -35,8 +36,8 @@ def clip_features(*, with_objects: bool = False) -> tfds.features.FeaturesDict:
         "category": tfds.features.Text(),
         "frames": tfds.features.Sequence(image),
         "labels": tfds.features.Sequence(map_()),
-        "waveform": tfds.features.Tensor(shape=(None,), dtype="int16"),
-        "annotated": tfds.features.Tensor(shape=(None,), dtype="bool"),
+        "waveform": tfds.features.Tensor(shape=(None,), dtype=np.int16),
+        "annotated": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
         "texts": {"scene": tfds.features.Text(), "sounding": tfds.features.Text()},
     }
     if with_objects:
