@@ -1,0 +1,224 @@
+"""The segmentation loss: Mask2Former's set criterion (method 3.7), without a host callback.
+
+Same values as Hugging Face's Mask2FormerLoss for the same random points. What differs is the
+layout: targets are padded to M per frame, pairs and layers are batched, masks are never built at
+the image's size (`targets.py`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from ssp_jax.losses import matching, points
+from ssp_jax.losses.targets import Targets, targets_from_labels
+
+Prediction = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The uniform random points in [0, 1] of one loss over L predictions, the final one first.
+
+    Attributes:
+      matching: points of the matching cost. candidates, random: per matched pair (ascending query
+      within a frame, padded ones last) the points to choose uncertain ones from, and the rest.
+    """
+
+    matching: Float[Array, "N L P 2"]
+    candidates: Float[Array, "N L M C 2"]
+    random: Float[Array, "N L M R 2"]
+
+
+def draw(
+    key: Key[Array, ""],
+    *,
+    num_frames: int,
+    num_predictions: int,
+    num_targets: int,
+    num_points: int,
+    oversample_ratio: float,
+    importance_sample_ratio: float,
+) -> Draws:
+    """Fresh points: P for the matching, P * oversample candidates and P * (1 - importance) others
+    per pair (PointRend's and Mask2Former's counts, rounded down as there)."""
+    keys = jax.random.split(key, 3)
+    lead = (num_frames, num_predictions)
+    candidates = int(num_points * oversample_ratio)
+    others = num_points - int(importance_sample_ratio * num_points)
+    return Draws(
+        jax.random.uniform(keys[0], (*lead, num_points, 2)),
+        jax.random.uniform(keys[1], (*lead, num_targets, candidates, 2)),
+        jax.random.uniform(keys[2], (*lead, num_targets, others, 2)),
+    )
+
+
+def set_criterion(
+    predictions: Prediction,
+    aux_layers: Sequence[Prediction],
+    labels: UInt8[Array, "N h w"],
+    annotated: Bool[Array, " N"],
+    *,
+    num_classes: int,
+    max_targets: int,
+    key: Key[Array, ""] | None = None,
+    **settings,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """`criterion` for the classes present in label maps (`targets_from_labels`).
+
+    Masks are sampled bilinearly at the label maps' own resolution; AAVS first resizes them to
+    384 x 384 by nearest neighbour, which a caller can do for the very same borders.
+    """
+    targets = targets_from_labels(
+        labels, annotated, num_classes=num_classes, max_targets=max_targets
+    )
+    return criterion(predictions, aux_layers, targets, key=key, **settings)
+
+
+def criterion(
+    predictions: Prediction,
+    aux_layers: Sequence[Prediction],
+    targets: Targets,
+    *,
+    key: Key[Array, ""] | None = None,
+    draws: Draws | None = None,
+    num_points: int = 12544,
+    oversample_ratio: float = 3.0,
+    importance_sample_ratio: float = 0.75,
+    no_object_weight: float = 0.1,
+    class_weight: float = 2.0,
+    mask_weight: float = 5.0,
+    dice_weight: float = 5.0,
+    normaliser: Float[Array, ""] | float | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mask2Former's loss summed over the final and the auxiliary predictions.
+
+    Args:
+      predictions: `mask_logits` (N, Q, H, W) and `class_logits` (N, Q, K+1), the last class being
+        "no object". aux_layers: the same of the earlier layers, in order.
+      targets: label maps or masks; frames that are not annotated contribute nothing.
+      key, draws: one of them: the source of random points, or the points themselves (then
+        num_points and oversample_ratio are what they hold).
+      normaliser: what mask and dice sums are divided by; by default the number of target masks in
+        the (global) batch, at least 1.
+
+    Returns:
+      (loss, parts), float32. `class`, `mask` and `dice` are weighted and add up to the loss;
+      `class_final`, ... the final prediction's share; `targets` and `dropped_targets` counts.
+
+    Raises:
+      UserError: fewer queries than targets per frame. ValueError: neither or both of key, draws.
+    """
+    layers = [predictions, *aux_layers]
+    frames, targets_per_frame = targets.class_labels.shape
+    if (key is None) == (draws is None):
+        raise ValueError("set_criterion needs exactly one of key and draws")
+    if draws is None:
+        draws = draw(
+            key,
+            num_frames=frames,
+            num_predictions=len(layers),
+            num_targets=targets_per_frame,
+            num_points=num_points,
+            oversample_ratio=oversample_ratio,
+            importance_sample_ratio=importance_sample_ratio,
+        )
+    weights = {"class_weight": class_weight, "mask_weight": mask_weight, "dice_weight": dice_weight}
+    query, target, matched = _match_layers(layers, targets, draws, weights)
+    per_layer = {
+        "class": class_weight
+        * _class_loss(layers, targets, query, target, matched, no_object_weight)
+    }
+    pairs = jnp.stack(
+        [
+            jax.vmap(lambda masks, index: masks[index])(layer["mask_logits"], query[:, number])
+            for number, layer in enumerate(layers)
+        ],
+        axis=1,
+    ).astype(jnp.float32)
+    count = (targets.class_labels >= 0).sum().astype(jnp.float32)
+    divisor = jnp.maximum(count, 1.0) if normaliser is None else normaliser
+    uncertain = int(importance_sample_ratio * draws.matching.shape[2])
+    bce, dice = _mask_losses(pairs, targets, target, draws, uncertain)
+    for name, weight, loss in (("mask", mask_weight, bce), ("dice", dice_weight, dice)):
+        per_layer[name] = weight * jnp.where(matched, loss, 0).sum(axis=(0, 2)) / divisor
+    parts = {name: loss.sum() for name, loss in per_layer.items()}
+    total = sum(parts.values())
+    parts |= {f"{name}_final": loss[0] for name, loss in per_layer.items()}
+    parts |= {"targets": count, "dropped_targets": targets.dropped.astype(jnp.float32)}
+    return total, parts
+
+
+def _match_layers(
+    layers: list[Prediction], targets: Targets, draws: Draws, weights: dict[str, float]
+) -> tuple[Int[Array, "N L M"], Int[Array, "N L M"], Bool[Array, "N L M"]]:
+    costs = []
+    for number, layer in enumerate(layers):
+        at = draws.matching[:, number]
+        # Layer by layer: all queries at all points of all layers would take gigabytes at full size.
+        masks = jax.lax.stop_gradient(layer["mask_logits"])
+        costs.append(
+            matching.matching_cost(
+                points.sample_masks_at_shared_points(masks, at),
+                jax.lax.stop_gradient(layer["class_logits"]),
+                targets.at_shared_points(at),
+                targets.class_labels,
+                **weights,
+            )
+        )
+    cost = jnp.stack(costs, axis=1)
+    real = jnp.broadcast_to((targets.class_labels >= 0)[:, None], (*cost.shape[:2], cost.shape[3]))
+    return matching.match(cost, real)
+
+
+def _class_loss(
+    layers: list[Prediction],
+    targets: Targets,
+    query: Int[Array, "N L M"],
+    target: Int[Array, "N L M"],
+    matched: Bool[Array, "N L M"],
+    no_object_weight: float,
+) -> Float[Array, " L"]:
+    """Cross entropy of every query of the annotated frames, unmatched ones aiming at "no object";
+    per layer the mean weighted by class weight."""
+    logits = jnp.stack([layer["class_logits"] for layer in layers], axis=1).astype(jnp.float32)
+    queries, no_object = logits.shape[2], logits.shape[3] - 1
+    classes = jnp.take_along_axis(targets.class_labels[:, None], target, axis=-1)
+    chosen = (query[..., None] == jnp.arange(queries)) & matched[..., None]
+    aim = jnp.where(chosen.any(2), jnp.where(chosen, classes[..., None], 0).sum(2), no_object)
+    log_probability = jax.nn.log_softmax(logits, axis=-1)
+    entropy = -jnp.take_along_axis(log_probability, aim[..., None], axis=-1)[..., 0]
+    weight = jnp.where(aim == no_object, no_object_weight, 1.0)
+    weight *= targets.annotated[:, None, None]
+    # Only a batch without any annotated frame has no weight at all; its loss is 0.
+    total = weight.sum(axis=(0, 2))
+    return (weight * entropy).sum(axis=(0, 2)) / jnp.where(total > 0, total, 1.0)
+
+
+def _mask_losses(
+    pairs: Float[Array, "N L M H W"],
+    targets: Targets,
+    target: Int[Array, "N L M"],
+    draws: Draws,
+    num_uncertain: int,
+) -> tuple[Float[Array, "N L M"], Float[Array, "N L M"]]:
+    """BCE and dice of every pair on points of which most are where the prediction is uncertain."""
+    fixed = jax.lax.stop_gradient(pairs)
+    uncertainty = -jnp.abs(points.sample_masks(fixed, draws.candidates))
+    _, chosen = jax.lax.top_k(uncertainty, num_uncertain)
+    # x and y apart: a gather of scalars is quicker than one of pairs.
+    chosen_points = jnp.stack(
+        [jnp.take_along_axis(draws.candidates[..., axis], chosen, axis=-1) for axis in (0, 1)],
+        axis=-1,
+    )
+    where = jnp.concatenate([chosen_points, draws.random], axis=-2)
+    truth = jax.lax.stop_gradient(targets.at_own_points(target, where))
+    logits = points.sample_masks(pairs, where)
+    bce = (jax.nn.softplus(logits) - logits * truth).mean(-1)
+    probability = jax.nn.sigmoid(logits)
+    overlap = (probability * truth).sum(-1)
+    dice = 1 - (2 * overlap + 1) / (probability.sum(-1) + truth.sum(-1) + 1)
+    return bce, dice

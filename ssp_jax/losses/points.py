@@ -1,0 +1,89 @@
+"""Bilinear samples of masks and of label maps at points, as `grid_sample` takes them.
+
+Points are (x, y) in [0, 1] over the whole image, so a point means the same place in maps of every
+size. Pixel centres lie at (i + 0.5) / size (no corner alignment) and everything outside a map
+counts as 0 (PyTorch's `grid_sample(..., align_corners=False, padding_mode="zeros")`).
+"""
+
+import jax.numpy as jnp
+from jax import Array as JaxArray
+from jaxtyping import Array, Float, Int, Shaped, UInt8
+
+# Matches no class: what a label map is framed with. Class indices end at 254.
+OUTSIDE = 255
+
+
+def sample_masks(
+    masks: Float[Array, "*n H W"], points: Float[Array, "*n P 2"]
+) -> Float[Array, "*n P"]:
+    """Values of each mask at its own points; differentiable with respect to the masks."""
+    index, weights, row = _corners(points, *masks.shape[-2:])
+    flat = _framed(masks, 0)
+    value = jnp.zeros(index.shape, masks.dtype)
+    for offset, weight in zip((0, 1, row, row + 1), weights, strict=True):
+        value += _take(flat, index + offset) * weight.astype(masks.dtype)
+    return value
+
+
+def sample_masks_at_shared_points(
+    masks: Float[Array, "*n Q H W"], points: Float[Array, "*n P 2"]
+) -> Float[Array, "*n Q P"]:
+    """Values of all Q masks of a frame at the frame's points."""
+    index, weights, row = _corners(points, *masks.shape[-2:])
+    flat = _framed(masks, 0)
+    value = jnp.zeros((*masks.shape[:-2], points.shape[-2]), masks.dtype)
+    for offset, weight in zip((0, 1, row, row + 1), weights, strict=True):
+        value += _take(flat, (index + offset)[..., None, :]) * weight[..., None, :].astype(
+            masks.dtype
+        )
+    return value
+
+
+def sample_classes(
+    labels: UInt8[Array, "*n H W"],
+    classes: Int[Array, "*n M"],
+    points: Float[Array, "*n #M P 2"],
+) -> Float[Array, "*n M P"]:
+    """Bilinear samples of the one-hot masks `labels == class`, without building these masks.
+
+    A bilinear sample of a one-hot mask is the sum of the corner weights whose pixel has the class,
+    so four labels per point are enough. Classes < 0 give 0. Leading dimensions of `labels` of size
+    1 are broadcast.
+    """
+    index, weights, row = _corners(points, *labels.shape[-2:])
+    flat = _framed(labels, OUTSIDE)[..., None, :]
+    value = jnp.zeros((), points.dtype)
+    for offset, weight in zip((0, 1, row, row + 1), weights, strict=True):
+        corner = _take(flat, index + offset).astype(classes.dtype)
+        value += jnp.where(corner == classes[..., None], weight, 0)
+    return value
+
+
+def _corners(points: JaxArray, height: int, width: int) -> tuple[JaxArray, list[JaxArray], int]:
+    """Index of a point's upper left corner in the flattened map framed by one pixel on each side,
+    the four corner weights (row-major), and the framed map's row length."""
+    x = points[..., 0] * width - 0.5
+    y = points[..., 1] * height - 0.5
+    left, top = jnp.floor(x), jnp.floor(y)
+    right_weight, low_weight = x - left, y - top
+    column = jnp.clip(left.astype(jnp.int32) + 1, 0, width)
+    line = jnp.clip(top.astype(jnp.int32) + 1, 0, height)
+    weights = [
+        (1 - low_weight) * (1 - right_weight),
+        (1 - low_weight) * right_weight,
+        low_weight * (1 - right_weight),
+        low_weight * right_weight,
+    ]
+    return line * (width + 2) + column, weights, width + 2
+
+
+def _framed(maps: Shaped[Array, "*n H W"], value: int) -> JaxArray:
+    frame = [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)]
+    framed = jnp.pad(maps, frame, constant_values=value)
+    return framed.reshape(*maps.shape[:-2], -1)
+
+
+def _take(flat: JaxArray, index: JaxArray) -> JaxArray:
+    # Four scalar gathers beat both one gather of 2 x 2 patches and dense interpolation matrices,
+    # forward and backward (measured on CPU at 32 x 32 masks, 1,024 and 3,072 points).
+    return jnp.take_along_axis(flat, index, axis=-1, mode="promise_in_bounds")

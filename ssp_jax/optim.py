@@ -1,0 +1,103 @@
+"""From config to optax: AdamW, the schedule, and which parameters train at which rate."""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from ssp_jax.errors import UserError
+
+FROZEN = "frozen"
+# Norms, biases, position tables and query tables are not pulled to zero.
+_NO_DECAY = re.compile(r"(^|/)(bias|scale)$|norm|embed|relative_position|queries|level")
+
+
+def path_names(tree: Mapping) -> dict:
+    """The tree with each leaf replaced by its path, 'encoder/stages/0/norm/scale'."""
+
+    def name(path, _):
+        return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+
+    return jax.tree_util.tree_map_with_path(name, tree)
+
+
+def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Learning rate per step: linear warm-up, then constant or cosine to `final_share` of it."""
+    warmup = min(config.warmup_steps, max(steps - 1, 1))
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, config.lr, warmup, steps, end_value=config.lr * config.final_share
+        )
+    if config.schedule == "constant":
+        return optax.warmup_constant_schedule(0.0, config.lr, warmup)
+    raise UserError(
+        f"config.optim.schedule={config.schedule!r}: expected one of 'cosine', 'constant'"
+    )
+
+
+def make_optimizer(
+    config: ConfigDict, params: Mapping, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW as the config's `optim` section says.
+
+    `config.rates` is a sequence of (regex, factor): the first regex found in a parameter's path
+    decides the factor on its learning rate; 0 freezes it; unmatched parameters train at 1.
+
+    Returns:
+      The transformation and the base schedule (for the log).
+
+    Raises:
+      UserError: an unknown schedule, or a regex that no parameter matches (a misspelt name would
+        silently train what should be frozen).
+    """
+    schedule = make_schedule(config, steps)
+    names = path_names(params)
+    rates = [(re.compile(pattern), float(factor)) for pattern, factor in config.rates]
+    for pattern, _ in rates:
+        if not any(pattern.search(name) for name in jax.tree.leaves(names)):
+            raise UserError(
+                f"config.optim.rates: no parameter matches {pattern.pattern!r}; "
+                f"paths look like {next(iter(jax.tree.leaves(names)))!r}"
+            )
+
+    def factor(name: str) -> str:
+        value = next((f for pattern, f in rates if pattern.search(name)), 1.0)
+        return FROZEN if value == 0 else str(value)
+
+    labels = jax.tree.map(factor, names)
+    decay = jax.tree.map(lambda name: not _NO_DECAY.search(name), names)
+
+    def adamw(scale: float) -> optax.GradientTransformation:
+        return optax.adamw(
+            lambda step: scale * schedule(step),
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mask=lambda tree: jax.tree.map(
+                lambda leaf, flag: flag if not isinstance(leaf, optax.MaskedNode) else leaf,
+                tree,
+                decay,
+                is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+            ),
+        )
+
+    transforms = {
+        label: optax.set_to_zero() if label == FROZEN else adamw(float(label))
+        for label in set(jax.tree.leaves(labels))
+    }
+    groups = optax.multi_transform(transforms, labels)
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups), schedule
+    return groups, schedule
+
+
+def count_parameters(config: ConfigDict, params: Mapping) -> tuple[int, int]:
+    """(trained, frozen) numbers of parameters under `config.rates`."""
+    trained = frozen = 0
+    names = jax.tree.leaves(path_names(params))
+    for name, leaf in zip(names, jax.tree.leaves(params), strict=True):
+        factor = next((f for pattern, f in config.rates if re.search(pattern, name)), 1.0)
+        trained, frozen = (trained + leaf.size, frozen) if factor else (trained, frozen + leaf.size)
+    return trained, frozen

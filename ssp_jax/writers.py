@@ -1,0 +1,48 @@
+"""Where numbers go while a run is on: JSON lines and TensorBoard events."""
+
+import json
+import math
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+    """Appends scalars to `metrics.jsonl` and to TensorBoard events in one folder.
+
+    A resumed run first drops the lines of steps that it will do again, so that the file holds
+    each step once.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        if self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _step(line) is not None]
+            kept = [line for line in kept if _step(line) <= resume_step]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(self._path)
+        self._events = SummaryWriter(str(folder / "events"), purge_step=resume_step or None)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Add one line {"step": step, name: value, ...}; not-a-number becomes null."""
+        line = {"step": step} | {
+            name: float(value) if math.isfinite(value) else None for name, value in scalars.items()
+        }
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush the events."""
+        self._events.close()
+
+
+def _step(line: str) -> int | None:
+    # A line cut off by a crash is not JSON; it is dropped.
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
