@@ -1,0 +1,136 @@
+"""Checkpoints: the last state with the data iterator, and the best parameters; never half written."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ssp_jax.errors import UserError
+from ssp_jax.train_state import TrainState
+
+
+class Checkpoints:
+    """Two sets in one folder: `last` (to go on from) and `best` (to predict with).
+
+    Orbax writes to a temporary folder and renames it, so a run that is killed while saving finds
+    its previous checkpoint whole.
+    """
+
+    def __init__(self, folder: Path):
+        folder = folder.resolve()
+        self._last = ocp.CheckpointManager(
+            folder / "last", options=ocp.CheckpointManagerOptions(max_to_keep=2)
+        )
+        self._best = ocp.CheckpointManager(
+            folder / "best",
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=1, best_fn=lambda metrics: metrics["score"], best_mode="max"
+            ),
+        )
+
+    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Save everything a resumed run needs; returns while writing goes on."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+        )
+        self._last.save(int(state.step), args=args)
+
+    def latest_step(self) -> int | None:
+        """Step of the last complete checkpoint, None before the first."""
+        return self._last.latest_step()
+
+    def restore(
+        self, like: TrainState, shardings: TrainState
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """The last state, in the given shardings, and the data iterator's state.
+
+        Raises:
+          UserError: the checkpoint is of another model or cannot be read.
+        """
+        target = _abstract(like, shardings)
+        step = self._last.latest_step()
+        try:
+            restored = self._last.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
+                ),
+            )
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise UserError(
+                f"{self._last.directory}: the checkpoint of step {step} does not fit this config or "
+                f"is damaged ({_first_line(error)}). Use the config it was made with, or another "
+                "--workdir"
+            ) from error
+        return restored["state"], restored["data"]
+
+    def save_best(self, step: int, params: dict, score: float) -> None:
+        """Keep these parameters if `score` is the best so far."""
+        self._best.save(
+            step,
+            args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
+            metrics={"score": score},
+        )
+
+    def best_step(self) -> int | None:
+        """Step of the best parameters, None before the first evaluation."""
+        return self._best.best_step()
+
+    def restore_best(self, like: dict, shardings: Any) -> dict:
+        """The best parameters, in the given shardings."""
+        self.wait()
+        restored = self._best.restore(
+            self.best_step(),
+            args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like, shardings))),
+        )
+        return restored["params"]
+
+    def wait(self) -> None:
+        """Until everything is on disk."""
+        self._last.wait_until_finished()
+        self._best.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and release the folders."""
+        self._last.close()
+        self._best.close()
+
+
+def load_params(folder: Path, like: dict, shardings: Any) -> tuple[dict, list[str]]:
+    """Parameters of another run's `best` that fit, the rest as in `like`.
+
+    Used to start stage 2 from stage 1, whose class head and query tables may differ in size.
+
+    Returns:
+      The parameters and the paths of the leaves that were not taken.
+    """
+    manager = ocp.CheckpointManager(Path(folder).resolve() / "best")
+    step = manager.latest_step()
+    if step is None:
+        raise UserError(f"{folder}: no checkpoint to start from; expected a finished stage there")
+    source = manager.restore(
+        step, args=ocp.args.Composite(params=ocp.args.StandardRestore())
+    )["params"]
+    manager.close()
+    found = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(source)}
+    skipped = []
+
+    def pick(path, leaf, sharding):
+        name = jax.tree_util.keystr(path)
+        if name in found and found[name].shape == leaf.shape:
+            return jax.device_put(found[name], sharding)
+        skipped.append(name)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(pick, like, shardings), skipped
+
+
+def _abstract(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]

@@ -1,0 +1,125 @@
+"""Pure functions of one step: loss, gradients, update; and prediction for evaluation."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from ssp_jax.batch import AVBatch
+from ssp_jax.losses.listening import (
+    audio_visual_contrast,
+    audio_visual_map,
+    sound_classification,
+)
+from ssp_jax.losses.mask_losses import set_criterion
+from ssp_jax.models.ssp import segmentation_map
+from ssp_jax.sharding import batch_sharding, replicated
+from ssp_jax.train_state import TrainState
+
+
+def make_loss(
+    graphdef: nnx.GraphDef,
+    *,
+    num_classes: int,
+    max_targets: int,
+    criterion: Mapping[str, float],
+    listen: Mapping[str, float],
+) -> Callable[[dict, AVBatch, jax.Array], tuple[Array, dict[str, Array]]]:
+    """The loss of one batch: (params, batch, key) -> (loss, parts).
+
+    Args:
+      criterion: settings of `losses.mask_losses.criterion` (method 3.7).
+      listen: weights of the auxiliary losses `sounds`, `map`, `contrast`; 0 leaves one out of the
+        compiled step.
+    """
+
+    def loss_fn(params: dict, batch: AVBatch, key: jax.Array):
+        model = nnx.merge(graphdef, params)
+        predictions, aux = model.network(batch.normalised(), batch.log_mel)
+        loss, parts = set_criterion(
+            predictions,
+            aux["layers"],
+            batch.labels,
+            batch.annotated,
+            num_classes=num_classes,
+            max_targets=max_targets,
+            key=key,
+            **criterion,
+        )
+        parts = {f"loss/{name}": value for name, value in parts.items()}
+        for name, value in _listening(model.heads, aux, batch, listen).items():
+            parts[f"loss/{name}"] = value
+            loss = loss + listen[name] * value
+        return loss, parts
+
+    return loss_fn
+
+
+def _listening(heads, aux: dict, batch: AVBatch, weights: Mapping[str, float]) -> dict[str, Array]:
+    losses = {}
+    if weights["sounds"]:
+        logits = heads.sound_logits(aux["audio_features"])
+        losses["sounds"] = sound_classification(
+            logits, batch.sounds, batch.sounds_known, batch.valid
+        )
+    if weights["map"] or weights["contrast"]:
+        pixels, sound = heads.common_space(aux["mask_features"], aux["audio_embedding"])
+        scale = jnp.exp(heads.log_scale[...])
+    if weights["map"]:
+        losses["map"] = audio_visual_map(
+            pixels, sound, batch.labels, batch.annotated, scale=scale, bias=heads.bias[...]
+        )
+    if weights["contrast"]:
+        losses["contrast"] = audio_visual_contrast(
+            pixels, sound, batch.labels, batch.annotated, batch.sounds, batch.sounds_known, scale
+        )
+    return losses
+
+
+def make_train_step(
+    loss_fn: Callable,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    shardings: TrainState,
+) -> Callable[[TrainState, AVBatch, jax.Array], tuple[TrainState, dict[str, Array]]]:
+    """The jitted, sharded step: (state, batch, key) -> (state, scalars). The state is donated."""
+    everywhere = replicated(mesh)
+
+    @jax.jit(
+        in_shardings=(shardings, batch_sharding(mesh), everywhere),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+    def train_step(state: TrainState, batch: AVBatch, key: jax.Array):
+        key = jax.random.fold_in(key, state.step)
+        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        scalars = {"loss": loss, "grad_norm": optax.global_norm(grads)} | parts
+        new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+        return new, scalars
+
+    return train_step
+
+
+def make_predict(
+    graphdef: nnx.GraphDef, mesh: Mesh, param_shardings, size: int
+) -> Callable[[dict, AVBatch], Float[Array, "N K size size"]]:
+    """The jitted prediction: (params, batch) -> class scores per pixel at `size` (method 3.5)."""
+
+    @jax.jit(
+        in_shardings=(param_shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
+    )
+    def predict(params: dict, batch: AVBatch):
+        model = nnx.merge(graphdef, params)
+        predictions, _ = model.network(batch.normalised(), batch.log_mel)
+        return segmentation_map(
+            predictions["mask_logits"], predictions["class_logits"], batch.frames.shape[1:3], size
+        )
+
+    return predict
