@@ -16,17 +16,12 @@ _OTHER_REGION = -100.0  # added to the logits of pairs that only the cyclic shif
 
 
 @functools.lru_cache(maxsize=32)
-def _relative_index(window: int, table_window: int) -> Int[np.ndarray, "L L"]:
-    """Row of the bias table for each pair of positions in a window.
-
-    The table spans `table_window`; a smaller window, as on maps smaller than the table's window,
-    uses the offsets around its centre.
-    """
+def _relative_index(window: int) -> Int[np.ndarray, " L*L"]:
+    """Row of the bias table for each pair of positions in a window."""
     position = np.arange(window)
-    offset = position[:, None] - position[None, :] + table_window - 1
-    side = 2 * table_window - 1
-    index = offset[:, None, :, None] * side + offset[None, :, None, :]
-    return index.reshape(window * window, window * window)
+    offset = position[:, None] - position[None, :] + window - 1
+    index = offset[:, None, :, None] * (2 * window - 1) + offset[None, :, None, :]
+    return index.reshape(-1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,9 +62,8 @@ class WindowAttention(nnx.Module):
         query, key, value = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
         query = query * (channels // self.heads) ** -0.5
         logits = jnp.einsum("nwlhd,nwmhd->nwhlm", query, key)
-        index = _relative_index(int(round(length**0.5)), self.window)
-        bias = self.position_bias[...][index.reshape(-1)].reshape(length, length, self.heads)
-        bias = bias.transpose(2, 0, 1)
+        bias = self.position_bias[...][_relative_index(self.window)]
+        bias = bias.reshape(length, length, self.heads).transpose(2, 0, 1)
         logits += bias if mask is None else bias + mask[:, None]
         attended = jnp.einsum("nwhlm,nwmhd->nwlhd", jax.nn.softmax(logits, axis=-1), value)
         return self.projection(attended.reshape(batch, windows, length, channels))
@@ -103,9 +97,7 @@ class SwinBlock(nnx.Module):
 
     def _attend(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         batch, height, width, channels = x.shape
-        fits = min(height, width) <= self.window
-        window = min(height, width) if fits else self.window
-        shift = 0 if fits else self.shift
+        window, shift = self.window, self.shift
         rows, columns = -(-height // window), -(-width // window)
         padded_height, padded_width = rows * window, columns * window
         x = jnp.pad(x, ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0)))
@@ -189,7 +181,9 @@ class Swin(nnx.Module):
     Args:
       embed_dim: channels of the first stage; each further stage has twice as many.
       depths, num_heads: blocks and attention heads of each stage.
-      window: side of the attention windows, in tokens. Maps that are not larger get one window.
+      window: side of the attention windows, in tokens. Maps are padded to whole windows, and the
+        windows of odd blocks shift, however small the map: as in Mask2Former's backbone, unlike
+        the Swin classifier, which shrinks windows to the map.
       patch: side of a patch in pixels.
       gelu: 'exact' (erf, what pretrained weights expect) or 'tanh' (much cheaper on CPU).
       adapters: two residual bottleneck adapters a block.

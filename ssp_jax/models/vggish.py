@@ -1,5 +1,7 @@
 """VGGish audio encoder (method 3.2; avsbench.md section 4)."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -25,12 +27,12 @@ class VGGish(nnx.Module):
         he_normal = nnx.initializers.he_normal()
         self.convolutions = nnx.List(
             nnx.Conv(source, target, (3, 3), padding="SAME", kernel_init=he_normal, rngs=rngs)
-            for source, target in zip(channels[:-1], channels[1:], strict=True)
+            for source, target in itertools.pairwise(channels)
         )
         dense = [6 * 4 * channels[-1], int(_DENSE * width), int(_DENSE * width), EMBEDDING]
         self.dense = nnx.List(
             nnx.Linear(source, target, kernel_init=he_normal, rngs=rngs)
-            for source, target in zip(dense[:-1], dense[1:], strict=True)
+            for source, target in itertools.pairwise(dense)
         )
 
     def __call__(self, log_mel: Float[Array, "N 96 64"]) -> Float[Array, "N 128"]:
