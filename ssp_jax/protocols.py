@@ -121,7 +121,7 @@ def protocol_names() -> tuple[str, ...]:
     return tuple(_PROTOCOLS)
 
 
-def get_protocol(name: str = DEFAULT_PROTOCOL, **overrides: Any) -> Protocol:
+def get_protocol(name: str = DEFAULT_PROTOCOL, /, **overrides: Any) -> Protocol:
     """The protocol called `name`, with single facts replaced on request.
 
     For example `get_protocol("official", videos_per_group=4)` scores as the official test.sh does.
