@@ -88,7 +88,7 @@ def binary_frame_stats(
     Args:
       scores: one logit channel, or (background, object), at the size of the target.
       target: foreground where not 0.
-      valid: frames to score; the others are dropped by `BinaryState.from_stats`.
+      valid: frames to score (`AVBatch.annotated`); `BinaryState.from_stats` drops the others.
       rule: how scores are read, see `object_score`; `Protocol.score_rule`.
 
     Returns:

@@ -38,7 +38,7 @@ def semantic_frame_stats(
     Args:
       pred, target: class index per pixel, 0 = background. `jnp.argmax` breaks ties as the
         repositories do (lowest index). Pixels whose target is no class (-1, say) are ignored.
-      valid: frames to score; the others are dropped by `SemanticState.from_stats`.
+      valid: frames to score (`AVBatch.annotated`); `SemanticState.from_stats` drops the others.
       num_classes: K, background included.
 
     Returns:

@@ -1,5 +1,9 @@
 """Both ways of counting: scattered additions and one-hot products (TPU)."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -38,3 +42,38 @@ def test_large_counts_are_exact_in_the_one_hot_product(monkeypatch):
     rows[0, 0] = 1
     counts = joint_histogram(rows, np.ones_like(rows), 2, 2)
     np.testing.assert_array_equal(counts[0], [[0, 512 * 512 - 1], [0, 1]])
+
+
+SHARDED = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from ssp_jax.metrics_binary import binary_frame_stats
+from ssp_jax.metrics_semantic import semantic_frame_stats
+
+rng = np.random.default_rng(0)
+pred, target = rng.integers(0, 9, (2, 8, 16, 16)).astype(np.uint8)
+logits, valid = rng.normal(size=(8, 1, 16, 16)).astype(np.float32), np.arange(8) < 7
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+frames = NamedSharding(mesh, PartitionSpec("data"))
+for stats, args in (
+    (lambda *a: semantic_frame_stats(*a, num_classes=9), (pred, target, valid)),
+    (lambda *a: binary_frame_stats(*a, rule="logit"), (logits, target, valid)),
+):
+    sharded = jax.device_put(args, frames)
+    jax.tree.map(np.testing.assert_array_equal, stats(*args), stats(*sharded))
+    program = jax.jit(stats).lower(*sharded).compile().as_text()
+    assert "all-gather" not in program and "all-reduce" not in program
+"""
+
+
+def test_frames_sharded_over_devices_are_counted_where_they_lie():
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
