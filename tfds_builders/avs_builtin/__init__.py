@@ -1,0 +1,1 @@
+"""The built-in audio-visual segmentation benchmark: generated clips, deterministic by seed."""

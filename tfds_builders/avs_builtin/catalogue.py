@@ -1,0 +1,55 @@
+"""What exists in the built-in world: classes, splits, subsets and the random streams."""
+
+import numpy as np
+
+# Twelve of AVSBench's seventy classes (avsbench.md 2.4), alphabetical, so that index + 1 is the
+# value in an exported label2idx.json as in the original.
+CLASS_NAMES = (
+    "background",
+    "bell",
+    "bird",
+    "boat",
+    "car",
+    "clock",
+    "drum",
+    "flute",
+    "guitar",
+    "harp",
+    "helicopter",
+    "piano",
+    "saxophone",
+)
+NUM_CLASSES = len(CLASS_NAMES)
+SPLITS = ("train", "val", "test")
+SUBSETS = ("v1s", "v1m", "v2")
+FRAMES_PER_CLIP = {"v1s": 5, "v1m": 5, "v2": 10}
+# Instances a split draws from, for every class: many for training, so that looks and voices vary.
+INSTANCES = {"train": 500, "val": 100, "test": 100}
+
+# The first number of every seed tells what the stream is for, so no two streams ever coincide.
+_PLAN, _LOOK, _VOICE, _RENDER, _SOUND, _NAME = range(6)
+
+
+def _stream(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def clip_streams(seed: int, split: str, subset: str, index: int) -> dict[str, np.random.Generator]:
+    """Independent random streams of one clip: 'plan', 'render', 'sound' and 'name'."""
+    key = (SPLITS.index(split), SUBSETS.index(subset), index)
+    kinds = {"plan": _PLAN, "render": _RENDER, "sound": _SOUND, "name": _NAME}
+    return {name: _stream(kind, seed, *key) for name, kind in kinds.items()}
+
+
+def instance_stream(seed: int, split: str, class_index: int, number: int, *, voice: bool):
+    """Random stream of one object instance's look, or of its voice.
+
+    The split is part of the seed, so training, validation and test share no instance.
+    """
+    kind = _VOICE if voice else _LOOK
+    return _stream(kind, seed, SPLITS.index(split), class_index, number)
+
+
+def instance_id(split: str, class_index: int, number: int) -> str:
+    """Name of an instance, unique over splits, such as 'train/bell/017'."""
+    return f"{split}/{CLASS_NAMES[class_index]}/{number:03d}"
