@@ -1,0 +1,89 @@
+"""What the four configs share: every key with its default. Change values in the configs."""
+
+from ml_collections import ConfigDict
+
+
+def stage(**changes) -> ConfigDict:
+    """One training: `avs` is binary (where does it sound), `avss` names the classes as well."""
+    config = ConfigDict(
+        {
+            "train": ("",),  # data to train on, 'builder:split'
+            "val": {},  # name in results -> 'builder:split', selects the best parameters
+            "test": {},
+            "num_queries": 30,
+            "max_targets": 2,  # classes of one frame that the loss can hold, background included
+            "init_from": "",  # stage or folder of another run whose fitting parameters to start from
+            "batch_size": 16,  # frames per step, over all devices
+            "steps": 1000,
+            "eval_every": 250,
+            "criterion": {"num_points": 12544},
+            # Weights of auxiliary losses (ours): classes of the sound, a dense audio-visual map,
+            # an audio-visual contrast. 0 is AAVS.
+            "listen": {"sounds": 0.0, "map": 0.0, "contrast": 0.0},
+            "optim": {
+                "lr": 1e-4,
+                "schedule": "cosine",
+                "final_share": 0.01,
+                "warmup_steps": 50,
+                "weight_decay": 0.05,
+                "b1": 0.9,
+                "b2": 0.999,
+                "clip_norm": 0.0,
+                # (regex on parameter paths, factor on the rate); 0 freezes.
+                "rates": (),
+            },
+        }
+    )
+    config.unlock()
+    config.update(changes)
+    return config.lock()
+
+
+def base() -> ConfigDict:
+    """Keys of a run; the stages `avs` and `avss` are added by the configs."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data_dir": "",  # the folder as downloaded; empty for the built-in benchmark
+            "prepared_dir": "prepared",
+            "allow_missing": False,
+            "protocol": "official",
+            "stages": ("avs",),
+            "log_every": 25,
+            "mesh": {"fsdp": 1},
+            "data": {
+                "builtin_size": "demo",
+                "stored_size": 0,  # side that prepared frames are stored at; 0 keeps the original
+                "frame_size": 384,
+                "label_size": 224,
+                "num_workers": 0,
+                "cache_mb": 2048,
+                "frames_per_clip": 0,  # random annotated frames of a clip per visit; 0 takes all
+                "flip": 0.0,
+                "scale": (1.0, 1.0),
+                "colour": 0.0,
+                "foreign_sound": 0.0,
+            },
+            "model": {"size": "base", "overrides": {}},
+        }
+    )
+
+
+def small(config: ConfigDict) -> ConfigDict:
+    """The size for two CPU cores, trained from scratch with every parameter free."""
+    config.model.size = "small"
+    config.data.stored_size = 128
+    config.data.frame_size = 128
+    config.data.flip = 0.5
+    config.data.scale = (0.8, 1.25)
+    config.data.colour = 0.2
+    return config
+
+
+SMALL_STAGE = {
+    "num_queries": 10,
+    "batch_size": 16,
+    "criterion": {"num_points": 1024},
+    "listen": {"sounds": 1.0, "map": 2.0, "contrast": 0.2},
+    "optim": {"lr": 1e-3, "warmup_steps": 50, "clip_norm": 1.0},
+}
