@@ -23,7 +23,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "embed_dim": 32,
         "depths": (1, 1, 2, 1),
         "swin_heads": (1, 2, 4, 8),
-        "window": 8,
+        "window": 4,
         "hidden": 64,
         "heads": 4,
         "encoder_layers": 2,

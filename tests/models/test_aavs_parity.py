@@ -55,7 +55,7 @@ def golden(stage):
 def run(stage):
     """Predictions and aux; each stage takes another way of sampling, so both are covered."""
     values, state, config = golden(stage)
-    sampling = {1: "dense", 2: "gather"}[stage]
+    sampling = {1: "map", 2: "gather"}[stage]
     model = nnx.eval_shape(lambda: SSP(**config, sampling=sampling, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(model, nnx.Param)
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), nnx.to_pure_dict(params))
