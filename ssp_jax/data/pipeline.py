@@ -1,0 +1,238 @@
+"""Batches of frames for training and evaluation, on grain.
+
+Every batch is computed from its number alone (`order`), so the state of an iterator is a count,
+resuming is exact, and neither processes nor workers change what a batch holds.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import grain
+import numpy as np
+from absl import flags
+
+from ssp_jax.batch import AVBatch
+from ssp_jax.data.order import EvalOrder, TrainOrder, Visit
+from ssp_jax.data.reader import FrameCache, FrameReader, ReadSpec, Slots
+from ssp_jax.data.sounds import foreign_clips, lender_for, table_sounds
+from ssp_jax.data.sources import ClipSource
+from ssp_jax.data.transforms import Augment
+from ssp_jax.errors import UserError
+
+_GEOMETRY, _COLOUR, _SOUND = 2, 3, 4  # streams of random numbers, apart from those of `order`
+
+
+def frames_per_epoch(
+    source: ClipSource, *, annotated_only: bool = True, frames_per_clip: int | None = None
+) -> int:
+    """Frame slots of one epoch of `train_batches`: steps = epochs * this / batch_size."""
+    return TrainOrder(_counts(source, annotated_only), 0, frames_per_clip).epoch_size
+
+
+def train_batches(
+    source: ClipSource,
+    spec: ReadSpec,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None = None,
+    annotated_only: bool = True,
+    frames_per_clip: int | None = None,
+    first_batch: int = 0,
+    num_workers: int = 0,
+    num_threads: int = 2,
+    cache: FrameCache | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[AVBatch]:
+    """Endless training batches of N = batch_size / process_count frame slots, all filled.
+
+    The network works frame by frame, so frames of consecutive clips of a shuffled epoch are packed
+    without gaps; S4's training clips give their single annotated frame once. Epochs follow each
+    other without a gap and are shuffled anew. The batches of all processes together are the same
+    for any number of processes, workers and threads.
+
+    Args:
+      batch_size: slots a step over all processes.
+      annotated_only: only frames with labels; else also the others, with annotated = False.
+      frames_per_clip: so many random frames of a clip a visit (less correlated batches), or all.
+      first_batch: number of the first batch, to resume from a step instead of a saved state.
+      num_workers: processes that decode; 0: `num_threads` threads in this one.
+      cache: where decoded frames are kept; used without workers only. May be shared with others.
+
+    Returns:
+      An iterator of AVBatch (NumPy arrays) with get_state, set_state and close (call it). With
+      workers, a state can be set only on an iterator with the same number of them; use
+      `first_batch` to change it.
+
+    Raises:
+      UserError: batch_size is not divisible by the processes, the source holds no usable frame;
+        from the iterator: an image cannot be decoded.
+    """
+    order = TrainOrder(_counts(source, annotated_only), seed, frames_per_clip)
+    reader = FrameReader(source, spec, cache if num_workers == 0 else None)
+    share = _Share(batch_size, process_index, process_count)
+    make = _TrainBatch(reader, order, share, augment or Augment(), seed)
+    numbers = grain.MapDataset.range(first_batch, sys.maxsize)
+    return _start(numbers.map(make), num_workers, num_threads)
+
+
+def eval_batches(
+    source: ClipSource,
+    spec: ReadSpec,
+    *,
+    batch_size: int,
+    sounds: Literal["own", "foreign", "silence"] = "own",
+    seed: int = 0,
+    annotated_only: bool = True,
+    num_workers: int = 0,
+    num_threads: int = 2,
+    cache: FrameCache | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[AVBatch]:
+    """Every clip once and in order, all annotated frames; slots left over have valid = False.
+
+    `AVBatch.clip` is the index in the source (its table names it). A clip may straddle batches.
+    All processes get the same number of batches. See `train_batches` for the other arguments.
+
+    Args:
+      sounds: own; foreign: each clip hears another clip of the source, of other classes where
+        possible, a fixed permutation by `seed`; silence. Labels are always the clip's own.
+
+    Raises:
+      UserError: an unknown choice of sounds, foreign sounds with fewer than two clips, a batch size
+        not divisible by the processes; from the iterator: an image cannot be decoded.
+    """
+    if sounds not in ("own", "foreign", "silence"):
+        raise UserError(f"sounds: expected own, foreign or silence, got {sounds!r}")
+    lenders = None
+    if sounds == "foreign":
+        if len(source) < 2:
+            raise UserError(f"{source.name}: foreign sounds need two clips, got {len(source)}")
+        lenders = foreign_clips(table_sounds(source.table.category, spec.sound_names)[0], seed)
+    order = EvalOrder(_counts(source, annotated_only))
+    reader = FrameReader(source, spec, cache if num_workers == 0 else None)
+    share = _Share(batch_size, process_index, process_count)
+    make = _EvalBatch(reader, order, share, lenders, sounds == "silence")
+    numbers = grain.MapDataset.range(-(-order.epoch_size // batch_size))
+    return _start(numbers.map(make), num_workers, num_threads)
+
+
+def _counts(source: ClipSource, annotated_only: bool) -> np.ndarray:
+    return source.table.num_annotated if annotated_only else source.table.num_frames
+
+
+def _start(batches: grain.MapDataset, num_workers: int, num_threads: int):
+    threads = 1 if num_workers else num_threads
+    # An element is a whole batch, so a short buffer suffices and bounds the memory.
+    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    dataset = batches.to_iter_dataset(read_options)
+    if num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads absl flags, also outside an absl app
+        options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options)
+    return iter(dataset.map(_as_batch))  # here, so that workers do not import JAX
+
+
+def _as_batch(slots: Slots) -> AVBatch:
+    return AVBatch(**slots)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """The slots of a global batch that belong to this process."""
+
+    batch_size: int
+    index: int
+    count: int
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.batch_size % self.count:
+            raise UserError(
+                f"batch_size: {self.batch_size} frames a step cannot be shared equally by"
+                f" {self.count} processes; choose a multiple of {self.count}"
+            )
+
+    @property
+    def size(self) -> int:
+        return self.batch_size // self.count
+
+    def start(self, batch: int) -> int:
+        return batch * self.batch_size + self.index * self.size
+
+
+def _pack(reader: FrameReader, size: int, parts: Sequence[Slots]) -> Slots:
+    slots, filled = reader.empty(size), 0
+    for part in parts:
+        count = len(part["valid"])
+        for name, array in slots.items():
+            array[filled : filled + count] = part[name]
+        filled += count
+    return slots
+
+
+class _TrainBatch:
+    """Batch number -> slots."""
+
+    def __init__(self, reader, order: TrainOrder, share: _Share, augment: Augment, seed: int):
+        self._reader, self._order, self._share = reader, order, share
+        self._augment, self._seed = augment, seed
+        self._classes = self._known = None
+        if augment.foreign_sound > 0:
+            self._classes, self._known = table_sounds(
+                reader.table.category, reader.spec.sound_names
+            )
+
+    def __call__(self, number: int) -> Slots:
+        start = self._share.start(number)
+        visits = self._order.visits(start, start + self._share.size)
+        return _pack(self._reader, self._share.size, [self._read(visit) for visit in visits])
+
+    def _read(self, visit: Visit) -> Slots:
+        augment = self._augment
+        lender, silent = self._other_sound(visit)
+        return self._reader.read(
+            visit.clip,
+            visit.seconds,
+            lender=lender,
+            silent=silent,
+            geometry=augment.geometry(self._rng(visit, _GEOMETRY)),
+            colour=augment.colour(self._rng(visit, _COLOUR)),
+            unlabelled=silent or lender is not None,
+        )
+
+    def _rng(self, visit: Visit, stream: int) -> np.random.Generator:
+        # By epoch and clip, not by batch: a clip that straddles two batches is varied alike.
+        return np.random.default_rng([self._seed, visit.epoch, stream, visit.clip])
+
+    def _other_sound(self, visit: Visit) -> tuple[int | None, bool]:
+        rng, augment = self._rng(visit, _SOUND), self._augment
+        foreign, silent = rng.random(2) < (augment.foreign_sound, augment.silence)
+        if silent or not foreign:
+            return None, bool(silent)
+        return lender_for(visit.clip, self._classes, self._known, rng), False
+
+
+class _EvalBatch:
+    """Batch number -> slots, the last ones padded."""
+
+    def __init__(self, reader, order: EvalOrder, share: _Share, lenders, silent: bool):
+        self._reader, self._order, self._share = reader, order, share
+        self._lenders, self._silent = lenders, silent
+
+    def __call__(self, number: int) -> Slots:
+        start = self._share.start(number)
+        parts = [
+            self._reader.read(
+                visit.clip,
+                visit.seconds,
+                lender=None if self._lenders is None else int(self._lenders[visit.clip]),
+                silent=self._silent,
+            )
+            for visit in self._order.visits(start, start + self._share.size)
+        ]
+        return _pack(self._reader, self._share.size, parts)

@@ -1,0 +1,253 @@
+"""Frames of a clip as arrays of the model's sizes, with the sound of their second.
+
+Runs in threads and worker processes: no JAX here.
+"""
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ssp_jax.data import log_mel, sounds, transforms
+from ssp_jax.data.sources import Clip, ClipSource
+from ssp_jax.errors import UserError
+
+Slots = dict[str, np.ndarray]  # AVBatch's fields by name, for a number of slots
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadSpec:
+    """How clips become arrays; the same for training and evaluation.
+
+    Attributes:
+      frame_size: side of the frames given to the model, pixels.
+      label_size: side of the label maps, pixels (224: where AVSBench is scored).
+      binary: labels are 1 where anything sounds (S4, MS3, stage 1), else class indices.
+      label_rule: `transforms.resize_labels`; bilinear_gt0 only for binary labels.
+      sound_names: the S sound classes, possibly none.
+      sounds_from: category (of the clip) or labels (classes of the annotated frame; semantic data).
+      class_names: name of each class index, background first; needed for sounds_from = labels.
+      short_audio: `log_mel.windows_for_frames`.
+    """
+
+    frame_size: int
+    label_size: int = 224
+    binary: bool = False
+    label_rule: transforms.LabelRule = "nearest"
+    sound_names: tuple[str, ...] = ()
+    sounds_from: Literal["category", "labels"] = "category"
+    class_names: tuple[str, ...] = ()
+    short_audio: log_mel.ShortAudio = "repeat"
+
+    def __post_init__(self):
+        object.__setattr__(self, "sound_names", tuple(self.sound_names))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        if self.frame_size < 1 or self.label_size < 1:
+            raise UserError(f"sizes must be positive: {self.frame_size}, {self.label_size}")
+        if self.label_rule not in ("nearest", "bilinear_gt0"):
+            raise UserError(
+                f"label_rule: expected nearest or bilinear_gt0, got {self.label_rule!r}"
+            )
+        if self.label_rule == "bilinear_gt0" and not self.binary:
+            raise UserError("label_rule: bilinear_gt0 needs binary labels; use nearest")
+        if self.sounds_from not in ("category", "labels"):
+            raise UserError(f"sounds_from: expected category or labels, got {self.sounds_from!r}")
+        if self.sounds_from == "labels" and not self.class_names:
+            raise UserError("sounds_from: labels needs class_names")
+        if self.short_audio not in ("repeat", "silence", "zeros"):
+            raise UserError(
+                f"short_audio: expected repeat, silence or zeros, got {self.short_audio!r}"
+            )
+
+
+class FrameCache:
+    """Decoded, resized frames in memory, up to a byte budget; safe between threads.
+
+    Decoding dominates on few cores, so a small set is decoded once. When the budget is used up
+    nothing more is kept: under reshuffled epochs no replacement rule would do better.
+    """
+
+    def __init__(self, max_bytes: int):
+        self._left, self._kept, self._lock = max_bytes, {}, threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+        """The arrays of a key, made where they are not kept. They are shared: do not write."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        arrays = make()
+        size = sum(array.nbytes for array in arrays)
+        with self._lock:
+            if key not in self._kept and size <= self._left:
+                self._left -= size
+                self._kept[key] = arrays
+        return arrays
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+class FrameReader:
+    """Reads visits of a source's clips; pickles without its cache."""
+
+    def __init__(self, source: ClipSource, spec: ReadSpec, cache: FrameCache | None = None):
+        self.source, self.spec, self._cache = source, spec, cache
+        self.table = source.table
+        self._key = source.name, spec
+
+    def __getstate__(self):
+        return {**vars(self), "_cache": None}
+
+    def read(
+        self,
+        index: int,
+        seconds: Sequence[int],
+        *,
+        lender: int | None = None,
+        silent: bool = False,
+        geometry: transforms.Geometry | None = None,
+        colour: transforms.Colour | None = None,
+        unlabelled: bool = False,
+    ) -> Slots:
+        """One slot per second asked for, as AVBatch's fields.
+
+        Args:
+          lender: the clip whose sound (and sound classes) replace this clip's.
+          silent: silence replaces the sound; no class sounds.
+          geometry, colour: transforms of the frames; the geometry moves the labels likewise.
+          unlabelled: all labels are background, since what is seen is not what sounds.
+
+        Raises:
+          UserError: an image cannot be decoded; names data set, clip and frame.
+        """
+        clip = _Once(self.source, index)
+        annotated = np.array([s < self.table.num_annotated[index] for s in seconds], bool)
+        size = self.spec.label_size
+        blank = np.zeros((size, size), np.uint8)
+        frames, labels = [], []
+        for second, has_labels in zip(seconds, annotated, strict=True):
+            frame = self._frame(clip, index, second)
+            label = self._label(clip, index, second)[0] if has_labels else blank
+            if geometry is not None:
+                frame, label = geometry.frame(frame), geometry.labels(label)
+            frames.append(frame if colour is None else colour.frame(frame))
+            labels.append(blank if unlabelled else label)
+        heard = index if lender is None else lender
+        speaker = clip if lender is None else _Once(self.source, lender)
+        windows = self._windows(speaker, heard, int(self.table.num_frames[index]))
+        which, known = self._sounds(speaker, heard, seconds)
+        if silent:
+            windows = log_mel.silent_windows(len(windows))
+            which, known = np.zeros_like(which), np.ones_like(known)
+        return {
+            "frames": np.stack(frames),
+            "log_mel": windows[list(seconds)],
+            "labels": np.stack(labels),
+            "valid": np.ones(len(seconds), bool),
+            "annotated": annotated,
+            "clip": np.full(len(seconds), index, np.int32),
+            "second": np.array(seconds, np.int32),
+            "sounds": which,
+            "sounds_known": known,
+        }
+
+    def maps(self, index: int, name: str, seconds: Sequence[int]) -> UInt8[np.ndarray, "n h w"]:
+        """Further maps of the built-in benchmark (objects, moving) at the label size, nearest.
+
+        For baselines and reports only, never an input of the model.
+
+        Raises:
+          UserError: the data set has no such maps, or one cannot be decoded.
+        """
+        clip = self.source[index]
+        if name not in clip.maps:
+            raise UserError(f"{clip.where}: clip {clip.uid} has no {name} maps")
+        maps = [
+            transforms.decode_labels(clip.maps[name][s], where=_where(clip, s, f"{name} map"))
+            for s in seconds
+        ]
+        return np.stack([transforms.resize_labels(m, self.spec.label_size) for m in maps])
+
+    def empty(self, count: int) -> Slots:
+        """Slots without a frame: zeros, valid = False, clip = -1; to be filled."""
+        spec = self.spec
+        size, scored = spec.frame_size, spec.label_size
+        return {
+            "frames": np.zeros((count, size, size, 3), np.uint8),
+            "log_mel": np.zeros((count, log_mel.FRAMES, log_mel.BANDS), np.float32),
+            "labels": np.zeros((count, scored, scored), np.uint8),
+            "valid": np.zeros(count, bool),
+            "annotated": np.zeros(count, bool),
+            "clip": np.full(count, -1, np.int32),
+            "second": np.zeros(count, np.int32),
+            "sounds": np.zeros((count, len(spec.sound_names)), np.float32),
+            "sounds_known": np.zeros(count, bool),
+        }
+
+    def _kept(self, what: tuple, make: Callable[[], tuple[np.ndarray, ...]]):
+        if self._cache is None:
+            return make()
+        return self._cache.get((self._key, what), make)
+
+    def _frame(self, clip: "_Once", index: int, second: int) -> UInt8[np.ndarray, "s s 3"]:
+        def make():
+            where = _where(clip.value, second, "frame")
+            encoded = clip.value.frames[second]
+            return (transforms.decode_frame(encoded, self.spec.frame_size, where=where),)
+
+        return self._kept(("frame", index, second), make)[0]
+
+    def _label(self, clip: "_Once", index: int, second: int):
+        """(label map at the label size, multi-hot sound classes in the full map)."""
+
+        def make():
+            spec = self.spec
+            where = _where(clip.value, second, "label map")
+            labels = transforms.decode_labels(clip.value.labels[second], where=where)
+            heard = sounds.label_sounds(labels, spec.class_names, spec.sound_names)
+            labels = transforms.resize_labels(labels, spec.label_size, spec.label_rule)
+            return (labels > 0).astype(np.uint8) if spec.binary else labels, heard
+
+        return self._kept(("label", index, second), make)
+
+    def _windows(
+        self, clip: "_Once", index: int, num_frames: int
+    ) -> Float[np.ndarray, "num_frames 96 64"]:
+        def make():
+            return (log_mel.log_mel_windows(clip.value.waveform),)
+
+        windows = self._kept(("log_mel", index), make)[0]
+        return log_mel.windows_for_frames(windows, num_frames, self.spec.short_audio)
+
+    def _sounds(self, clip: "_Once", index: int, seconds: Sequence[int]):
+        """(multi-hot (n, S), known (n,)) of a clip's seconds, its last one beyond its end."""
+        spec = self.spec
+        if spec.sounds_from == "category":
+            which, known = sounds.category_sounds(self.table.category[index], spec.sound_names)
+            return np.tile(which, (len(seconds), 1)), np.full(len(seconds), known)
+        which = np.zeros((len(seconds), len(spec.sound_names)), np.float32)
+        known = np.zeros(len(seconds), bool)
+        for row, second in enumerate(seconds):
+            second = min(second, int(self.table.num_frames[index]) - 1)
+            if second < self.table.num_annotated[index]:
+                which[row], known[row] = self._label(clip, index, second)[1], True
+        return which, known
+
+
+class _Once:
+    """A clip that is read on first use, if at all (a cache may hold all that is needed)."""
+
+    def __init__(self, source: ClipSource, index: int):
+        self._source, self._index = source, index
+
+    @functools.cached_property
+    def value(self) -> Clip:
+        return self._source[self._index]
+
+
+def _where(clip: Clip, second: int, what: str) -> str:
+    return f"{clip.where}: clip {clip.uid}, {what} {second}"
