@@ -1,8 +1,9 @@
 """The segmentation loss: Mask2Former's set criterion (method 3.7), without a host callback.
 
-Same values as Hugging Face's Mask2FormerLoss for the same random points. What differs is the
-layout: targets are padded to M per frame, pairs and layers are batched, masks are never built at
-the image's size (`targets.py`).
+Same values as Hugging Face's Mask2FormerLoss (5.x; for earlier ones and AAVS see
+`matching_class_weight`) for the same random points. What differs is the layout: targets are padded
+to M per frame, pairs and layers are batched, masks are never built at the image's size
+(`targets.py`).
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from ssp_jax.errors import UserError
 from ssp_jax.losses import matching, points
 from ssp_jax.losses.targets import Targets, targets_from_labels
 
@@ -44,7 +46,17 @@ def draw(
     importance_sample_ratio: float,
 ) -> Draws:
     """Fresh points: P for the matching, P * oversample candidates and P * (1 - importance) others
-    per pair (PointRend's and Mask2Former's counts, rounded down as there)."""
+    per pair (PointRend's and Mask2Former's counts, rounded down as there).
+
+    Raises:
+      UserError: num_points < 1, oversample_ratio < 1 or importance_sample_ratio outside [0, 1].
+    """
+    if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
+        raise UserError(
+            f"num_points = {num_points}, oversample_ratio = {oversample_ratio}, "
+            f"importance_sample_ratio = {importance_sample_ratio}: expected at least 1 point, a "
+            "ratio of at least 1, and a share between 0 and 1."
+        )
     keys = jax.random.split(key, 3)
     lead = (num_frames, num_predictions)
     candidates = int(num_points * oversample_ratio)
@@ -92,6 +104,7 @@ def criterion(
     class_weight: float = 2.0,
     mask_weight: float = 5.0,
     dice_weight: float = 5.0,
+    matching_class_weight: float | None = None,
     normaliser: Float[Array, ""] | float | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mask2Former's loss summed over the final and the auxiliary predictions.
@@ -102,6 +115,8 @@ def criterion(
       targets: label maps or masks; frames that are not annotated contribute nothing.
       key, draws: one of them: the source of random points, or the points themselves (then
         num_points and oversample_ratio are what they hold).
+      matching_class_weight: weight of the class in the matching cost; None takes class_weight, as
+        Mask2Former and method 3.7 say. AAVS's code (and transformers before 5) uses 1 there.
       normaliser: what mask and dice sums are divided by; by default the number of target masks in
         the (global) batch, at least 1.
 
@@ -126,7 +141,11 @@ def criterion(
             oversample_ratio=oversample_ratio,
             importance_sample_ratio=importance_sample_ratio,
         )
-    weights = {"class_weight": class_weight, "mask_weight": mask_weight, "dice_weight": dice_weight}
+    weights = {
+        "class_weight": class_weight if matching_class_weight is None else matching_class_weight,
+        "mask_weight": mask_weight,
+        "dice_weight": dice_weight,
+    }
     query, target, matched = _match_layers(layers, targets, draws, weights)
     per_layer = {
         "class": class_weight

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ssp_jax.errors import UserError
 
-# Beyond every cost that finite logits can reach, and small enough that float32 sums of it stay exact.
+# Beyond any cost of finite logits worth matching, and small enough for float32 to add up precisely.
 WORST_COST = 1e5
 
 
