@@ -6,7 +6,7 @@ resuming is exact, and neither processes nor workers change what a batch holds.
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import grain
@@ -40,13 +40,12 @@ def train_batches(
     augment: Augment | None = None,
     annotated_only: bool = True,
     frames_per_clip: int | None = None,
-    first_batch: int = 0,
     num_workers: int = 0,
     num_threads: int = 2,
     cache: FrameCache | None = None,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[AVBatch]:
+) -> "Batches":
     """Endless training batches of N = batch_size / process_count frame slots, all filled.
 
     The network works frame by frame, so frames of consecutive clips of a shuffled epoch are packed
@@ -58,14 +57,11 @@ def train_batches(
       batch_size: slots a step over all processes.
       annotated_only: only frames with labels; else also the others, with annotated = False.
       frames_per_clip: so many random frames of a clip a visit (less correlated batches), or all.
-      first_batch: number of the first batch, to resume from a step instead of a saved state.
       num_workers: processes that decode; 0: `num_threads` threads in this one.
       cache: where decoded frames are kept; used without workers only. May be shared with others.
 
     Returns:
-      An iterator of AVBatch (NumPy arrays) with get_state, set_state and close (call it). With
-      workers, a state can be set only on an iterator with the same number of them; use
-      `first_batch` to change it.
+      AVBatch of NumPy arrays, without end.
 
     Raises:
       UserError: batch_size is not divisible by the processes, the source holds no usable frame;
@@ -75,8 +71,7 @@ def train_batches(
     reader = FrameReader(source, spec, cache if num_workers == 0 else None)
     share = _Share(batch_size, process_index, process_count)
     make = _TrainBatch(reader, order, share, augment or Augment(), seed)
-    numbers = grain.MapDataset.range(first_batch, sys.maxsize)
-    return _start(numbers.map(make), num_workers, num_threads)
+    return Batches(make, sys.maxsize, num_workers, num_threads)
 
 
 def eval_batches(
@@ -92,7 +87,7 @@ def eval_batches(
     cache: FrameCache | None = None,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[AVBatch]:
+) -> "Batches":
     """Every clip once and in order, all annotated frames; slots left over have valid = False.
 
     `AVBatch.clip` is the index in the source (its table names it). A clip may straddle batches.
@@ -117,29 +112,98 @@ def eval_batches(
     reader = FrameReader(source, spec, cache if num_workers == 0 else None)
     share = _Share(batch_size, process_index, process_count)
     make = _EvalBatch(reader, order, share, lenders, sounds == "silence")
-    numbers = grain.MapDataset.range(-(-order.epoch_size // batch_size))
-    return _start(numbers.map(make), num_workers, num_threads)
+    return Batches(make, -(-order.epoch_size // batch_size), num_workers, num_threads)
 
 
 def _counts(source: ClipSource, annotated_only: bool) -> np.ndarray:
     return source.table.num_annotated if annotated_only else source.table.num_frames
 
 
-def _start(batches: grain.MapDataset, num_workers: int, num_threads: int):
-    threads = 1 if num_workers else num_threads
-    # An element is a whole batch, so a short buffer suffices and bounds the memory.
-    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    dataset = batches.to_iter_dataset(read_options)
-    if num_workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain reads absl flags, also outside an absl app
-        options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options)
-    return iter(dataset.map(_as_batch))  # here, so that workers do not import JAX
+class Batches(Iterator[AVBatch]):
+    """Batches by number, decoded ahead by threads or worker processes.
 
+    The state is the number of the next batch, since a batch depends on nothing else: it can be set
+    on an iterator with another number of workers, threads or processes. Nothing starts before the
+    first `next`. Close it, or use it as a context, to end its workers.
+    """
 
-def _as_batch(slots: Slots) -> AVBatch:
-    return AVBatch(**slots)
+    def __init__(
+        self, make: Callable[[int], Slots], count: int, num_workers: int, num_threads: int
+    ):
+        """Batches 0 .. count - 1 of `make`, which workers must be able to unpickle."""
+        if num_workers < 0 or num_threads < 0:
+            raise UserError(
+                f"num_workers, num_threads: expected 0 or more, got {num_workers}, {num_threads}"
+            )
+        self._make, self._count, self._next = make, count, 0
+        self._num_workers, self._num_threads = num_workers, num_threads
+        self._ahead: grain.DatasetIterator[Slots] | None = None
+
+    def __len__(self) -> int:
+        """Number of batches in all (sys.maxsize in training)."""
+        return self._count
+
+    def __next__(self) -> AVBatch:
+        if self._ahead is None:
+            self._ahead = self._start()
+        try:
+            slots = next(self._ahead)
+        except BaseException:
+            self.close()  # also at the end: workers are not left behind
+            raise
+        self._next += 1
+        if self._num_workers:
+            # Out of grain's shared memory, which would otherwise live as long as the batch.
+            slots = {name: np.array(array, subok=False) for name, array in slots.items()}
+        return AVBatch(**slots)  # here, so that workers do not import JAX
+
+    def _start(self) -> grain.DatasetIterator[Slots]:
+        threads = 1 if self._num_workers else self._num_threads
+        # An element is a whole batch, so a short buffer suffices and bounds the memory.
+        read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        numbers = grain.MapDataset.range(self._next, max(self._next, self._count))
+        dataset = numbers.map(self._make).to_iter_dataset(read_options)
+        if self._num_workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads absl flags, also outside an absl app
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self._num_workers, per_worker_buffer_size=2
+                )
+            )
+        return iter(dataset)
+
+    def get_state(self) -> dict[str, int]:
+        """{"next_batch": number of the batch that `next` gives}."""
+        return {"next_batch": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continue as the iterator would whose `get_state` gave this.
+
+        Raises:
+          UserError: this is no such state.
+        """
+        try:
+            number = int(state["next_batch"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"data state: expected {{'next_batch': NUMBER}}, got {state!r}; the checkpoint is"
+                " of another version"
+            ) from error
+        self.close()
+        self._next = number
+
+    def close(self) -> None:
+        """Ends threads and workers; `next` would start them again where it stopped."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = None
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
 
 @dataclasses.dataclass(frozen=True)
