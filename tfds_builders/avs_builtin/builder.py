@@ -61,7 +61,7 @@ class AvsBuiltin(tfds.core.ShardBasedBuilder):
     are class indices in every subset, `metadata['class_names']` tells them.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     # Nothing is downloaded, so there are no checksums to look for beside the code; finding the code
     # would make TFDS import importlib_resources, which it does not declare for Python >= 3.9.
     code_path = None

@@ -74,7 +74,7 @@ def _render_frames(scene: Scene, looks: list[Look], rng: np.random.Generator):
         for a, look in zip(scene.actors, looks, strict=True)
     ]
     gain = 0.8 + 0.35 * rng.random()
-    grain = rng.integers(-5, 6, (height + 32, width + 32, 1), dtype=np.int16)
+    grain = cv2.merge([rng.integers(-4, 5, (height + 32, width + 32), dtype=np.int16)] * 3)
     frames = np.empty((scene.num_frames, height, width, 3), np.uint8)
     owners = np.zeros((scene.num_annotated, height, width), np.uint8)
     for i, (x, y) in enumerate(scene.camera):
@@ -90,8 +90,8 @@ def _render_frames(scene: Scene, looks: list[Look], rng: np.random.Generator):
             if owner is not None:
                 owner[hidden] = 0
         dy, dx = rng.integers(0, 32, 2)
-        noisy = cv2.convertScaleAbs(frame, alpha=gain) + grain[dy : dy + height, dx : dx + width]
-        frames[i] = np.clip(noisy, 0, 255)
+        lit = cv2.convertScaleAbs(frame, alpha=gain)
+        frames[i] = cv2.add(lit, grain[dy : dy + height, dx : dx + width], dtype=cv2.CV_8U)
     return frames, owners
 
 

@@ -147,20 +147,22 @@ def _schedule(rng: np.random.Generator, subset: str, num_frames: int) -> list[np
     if subset == "v1s":
         return [on] + [off] * int(np.searchsorted((0.1, 0.6), rng.random()))
     if subset == "v1m":
-        count = 2 + int(rng.random() < 0.45)
-        silent = int(rng.random() < 0.5)
-        return [_switching(rng, num_frames, 0.4) for _ in range(count)] + [off] * silent
-    count = 1 + int(np.searchsorted((0.45, 0.85), rng.random()))
-    silent = int(np.searchsorted((0.2, 0.75), rng.random()))
-    heard = [on if rng.random() < 0.5 else _switching(rng, num_frames, 0.3) for _ in range(count)]
+        count = 2 + int(rng.random() < 0.5)
+        silent = int(rng.random() < 0.6)
+        return [_switching(rng, num_frames, 0.38) for _ in range(count)] + [off] * silent
+    count = 1 + int(np.searchsorted((0.5, 0.85), rng.random()))
+    silent = int(np.searchsorted((0.1, 0.7), rng.random()))
+    heard = [on if rng.random() < 0.4 else _switching(rng, num_frames, 0.3) for _ in range(count)]
     return heard + [off] * silent
 
 
 def _switching(rng: np.random.Generator, num_frames: int, flip: float) -> np.ndarray:
-    """Switches on and off from second to second with probability `flip`; on at least once."""
-    start = rng.random() < 0.6
-    flips = np.cumsum(rng.random(num_frames - 1) < flip) % 2 == 1
-    heard = np.concatenate([[start], flips ^ start])
+    """Switches off with probability `flip` a second and on a little sooner; on at least once."""
+    u = rng.random(num_frames)
+    heard = np.empty(num_frames, bool)
+    heard[0] = u[0] < 0.6
+    for i in range(1, num_frames):
+        heard[i] = u[i] >= flip if heard[i - 1] else u[i] < 1.4 * flip
     if not heard.any():
         heard[int(rng.integers(num_frames))] = True
     return heard

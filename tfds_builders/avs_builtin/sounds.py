@@ -5,6 +5,8 @@ part of it; `scene` decides in which seconds it is heard. Notes are rendered onc
 times, oscillators read a wavetable: a clip costs milliseconds.
 """
 
+import itertools
+
 import numpy as np
 import scipy.signal
 
@@ -43,11 +45,12 @@ def _time(seconds: float) -> np.ndarray:
 
 def _partials(f0: float, ratios, amplitudes, decays, seconds: float) -> np.ndarray:
     """A struck note: sine partials at f0 * ratio, each with its own decay time in seconds."""
-    t = _time(seconds)
-    note = np.zeros(len(t))
+    t = _time(seconds).astype(np.float32)
+    note = np.zeros(len(t), np.float32)
     for ratio, amplitude, decay in zip(ratios, amplitudes, decays, strict=True):
         if f0 * ratio < 0.47 * SAMPLE_RATE:
-            note += amplitude * np.exp(-t / decay) * np.sin(2 * np.pi * f0 * ratio * t)
+            envelope = np.float32(amplitude) * np.exp(t * np.float32(-1 / decay))
+            note += envelope * np.sin(t * np.float32(2 * np.pi * f0 * ratio))
     return (note * np.clip(np.minimum(t / 0.002, (seconds - t) / 0.05), 0, 1)).astype(np.float32)
 
 
@@ -86,11 +89,13 @@ def _plucked(f0: float, brightness: float, decay: float, seconds: float, rng) ->
     burst -= burst.mean()
     burst /= np.abs(burst).max()
     rows = round(seconds * SAMPLE_RATE / period)
-    gain = 10 ** (-3 / (decay * f0))
+    gain = np.float32(10) ** np.float32(-3 / (decay * f0))
     out = np.empty((rows, period), np.float32)
-    for row in out:
-        row[:] = burst
-        burst = gain * 0.5 * (burst + np.roll(burst, 1))
+    out[0] = burst
+    for before, row in itertools.pairwise(out):
+        np.add(before[1:], before[:-1], out=row[1:])
+        row[0] = before[0] + before[-1]
+        row *= 0.5 * gain
     return out.ravel()
 
 

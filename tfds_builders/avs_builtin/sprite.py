@@ -20,9 +20,14 @@ def _rgb(hue: float, saturation: float, value: float) -> Colour:
 class Look:
     """How one object instance looks; every field is drawn from the instance's own stream.
 
+    Every colour has the same distribution for every class, and what is dark in one instance may be
+    pale in the next, so that neither a hue nor the share of dark or pale tells the class.
+
     Attributes:
-      hue, accent_hue: of the two main colours, 0..1, the same distribution for every class.
-      saturation, value: of the main colour, 0..1.
+      hue: of the body, 0..1.
+      main, accent, third, shade, ink: RGB of the body, its trim, its inner parts (dial, sail, keys
+        ...), its lesser structure and its outlines.
+      outline: relative width of outlines.
       aspect: width over height, about 0.8 to 1.25. flip: mirrored left to right.
       phase, detail: position (0..1) and density (0..1) of inner patterns.
       variant: 0..1, what each class makes of it (number of strings, shape of a body ...).
@@ -30,9 +35,12 @@ class Look:
     """
 
     hue: float
-    accent_hue: float
-    saturation: float
-    value: float
+    main: Colour
+    accent: Colour
+    third: Colour
+    shade: Colour
+    ink: Colour
+    outline: float
     aspect: float
     flip: bool
     phase: float
@@ -43,48 +51,47 @@ class Look:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Look":
         """Draws a look from an instance stream."""
-        u = rng.random(10)
+        u = rng.random(9)
+        hue, value = u[0], 0.5 + 0.5 * u[1]
+        main = _rgb(hue, 0.55 + 0.45 * rng.random(), value)
+        accent = _contrasting(rng, (main,), hue, 0.3, 1.0)
+        third = _contrasting(rng, (main, accent), hue, 0.0, 0.9)
+        pale_ink = u[2] < 0.2
+        ink = _rgb(hue, 0.2 if pale_ink else 0.8, 0.97 if pale_ink else 0.04 + 0.26 * rng.random())
         return cls(
-            hue=u[0],
-            accent_hue=(u[0] + 0.2 + 0.6 * u[1]) % 1.0,
-            saturation=0.6 + 0.4 * u[2],
-            value=0.6 + 0.4 * u[3],
+            hue=hue,
+            main=main,
+            accent=accent,
+            third=third,
+            shade=_contrasting(rng, (main,), hue, 0.4, 1.0, near=True),
+            ink=ink,
+            outline=0.6 + 0.7 * u[3],
             aspect=0.8 * (1.25 / 0.8) ** u[4],
             flip=bool(u[5] < 0.5),
             phase=u[6],
             detail=u[7],
             variant=u[8],
-            light=2 * math.pi * u[9],
+            light=2 * math.pi * rng.random(),
         )
 
     def pick(self, low: float, high: float, which: str = "detail") -> float:
         """A value between low and high chosen by one of the 0..1 fields."""
         return low + (high - low) * getattr(self, which)
 
-    @property
-    def main(self) -> Colour:
-        """Colour of the body."""
-        return _rgb(self.hue, self.saturation, self.value)
 
-    @property
-    def accent(self) -> Colour:
-        """A clearly different second colour."""
-        return _rgb(self.accent_hue, self.saturation, min(1.0, 1.5 - 0.8 * self.value))
+def _contrasting(rng, others, hue: float, least: float, most: float, *, near=False) -> Colour:
+    """The best of six random colours: the one farthest from `others`; `near`: of a similar hue.
 
-    @property
-    def dark(self) -> Colour:
-        """Outlines: a very dark shade of the main colour."""
-        return _rgb(self.hue, self.saturation, 0.22 * self.value)
-
-    @property
-    def shade(self) -> Colour:
-        """A darker shade of the main colour, for inner structure."""
-        return _rgb(self.hue, self.saturation, 0.6 * self.value)
-
-    @property
-    def light_tint(self) -> Colour:
-        """A pale tint of the main colour: keys, dials, windows."""
-        return _rgb(self.hue, 0.15 * self.saturation, 0.97)
+    Saturation lies between `least` and `most`.
+    """
+    best, best_distance = None, -1.0
+    for a, b, c in rng.random((6, 3)):
+        tone = hue + 0.06 * (a - 0.5) if near else a
+        colour = _rgb(tone, least + (most - least) * b, 0.25 + 0.75 * c)
+        distance = min(math.dist(colour, other) for other in others)
+        if distance > best_distance:
+            best, best_distance = colour, distance
+    return best
 
 
 class Sprite:
@@ -94,7 +101,8 @@ class Sprite:
     the premultiplied form that survives warping without dark fringes.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, outline: float = 1.0):
+        self.outline = outline
         self.image = np.zeros((size, size, 4), np.uint8)
         self.scale = size / (2 * _HALF_EXTENT)
 
@@ -107,7 +115,7 @@ class Sprite:
         fixed = self._fixed(points)
         cv2.fillPoly(self.image, [fixed], (*colour, 255), cv2.LINE_AA, _SHIFT)
         if outline is not None:
-            self._polyline(fixed, outline, width, closed=True)
+            self._polyline(fixed, outline, self.outline * width, closed=True)
 
     def ellipse(self, centre, radii, colour, outline=None, width=0.05, angle=0.0, arc=(0.0, 1.0)):
         """Fills an ellipse; `angle` in radians; `arc` keeps a part of it (fractions of a turn)."""
