@@ -1,0 +1,91 @@
+"""What readers must know of a prepared data set: dataset.json beside its shards."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssp_jax.errors import UserError
+from tfds_builders.problems import write_atomically
+
+FACTS_FILE = "dataset.json"
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetFacts:
+    """Facts about a prepared data set.
+
+    Attributes:
+      benchmark: s4, ms3, avss or builtin.
+      class_names: class index -> name, background first.
+      sound_names: classes that a clip's category can name; empty where nothing is known (MS3).
+      splits: split -> number of clips, empty splits included (TFDS has only those with clips).
+      frame_size: side of the stored frames, None where they are in their own resolution. Label
+        maps always keep theirs, since the scored ground truth is derived from it.
+      identity: what the data were made from (folder, sha256 of its tables, options).
+      files: fingerprint of names and sizes of all source files.
+      left_out: problems of clips that a partial data set lacks: dicts of clip, path, what, kind.
+      tolerated: problems that were repaired on request, the clip being kept; dicts likewise.
+      warnings: findings that left nothing out, dicts likewise.
+      warning_counts: kind -> number of findings, of `tolerated` and `warnings`.
+    """
+
+    benchmark: str
+    class_names: tuple[str, ...]
+    sound_names: tuple[str, ...]
+    splits: Mapping[str, int]
+    frame_size: int | None
+    identity: Mapping[str, Any]
+    files: str
+    left_out: Sequence[Mapping[str, str]] = ()
+    tolerated: Sequence[Mapping[str, str]] = ()
+    warnings: Sequence[Mapping[str, str]] = ()
+    warning_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def write_dataset_facts(folder: Path, facts: DatasetFacts) -> None:
+    """Writes dataset.json into a data set's folder, atomically."""
+    stored = {"format": _FORMAT, **dataclasses.asdict(facts)}
+    write_atomically(folder / FACTS_FILE, json.dumps(stored, indent=1))
+
+
+def read_dataset_facts(prepared_dir: str | Path) -> DatasetFacts:
+    """Facts of a prepared data set.
+
+    Args:
+      prepared_dir: the version folder that `prepare` returns.
+
+    Raises:
+      UserError: no such file, or not of this format.
+    """
+    path = Path(prepared_dir) / FACTS_FILE
+    advice = (
+        "expected the folder that `python -m tfds_builders.prepare` names at its end; prepare the"
+        " data set again"
+    )
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{prepared_dir}: no prepared data set (no {FACTS_FILE}); {advice}."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {advice}.") from error
+    if not isinstance(stored, dict) or stored.pop("format", None) != _FORMAT:
+        raise UserError(f"{path}: not of format {_FORMAT}; {advice}.")
+    try:
+        facts = DatasetFacts(**stored)
+    except TypeError as error:
+        raise UserError(f"{path}: {error}; {advice}.") from error
+    return dataclasses.replace(
+        facts, class_names=tuple(facts.class_names), sound_names=tuple(facts.sound_names)
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
