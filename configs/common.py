@@ -34,9 +34,11 @@ def stage(**changes) -> ConfigDict:
             },
         }
     )
-    config.unlock()
+    with config.unlocked():
+        for name in ("val", "test"):
+            config[name] = ConfigDict(changes.pop(name))
     config.update(changes)
-    return config.lock()
+    return config
 
 
 def base() -> ConfigDict:
@@ -52,17 +54,21 @@ def base() -> ConfigDict:
             "log_every": 25,
             "mesh": {"fsdp": 1},
             "data": {
-                "builtin_size": "demo",
                 "stored_size": 0,  # side that prepared frames are stored at; 0 keeps the original
                 "frame_size": 384,
                 "label_size": 224,
                 "num_workers": 0,
                 "cache_mb": 2048,
                 "frames_per_clip": 0,  # random annotated frames of a clip per visit; 0 takes all
-                "flip": 0.0,
-                "scale": (1.0, 1.0),
-                "colour": 0.0,
-                "foreign_sound": 0.0,
+                "sounds_from": "category",  # or "labels": per second, semantic data only
+                "augment": {
+                    "flip": 0.0,
+                    "scale": (1.0, 1.0),
+                    "brightness": 0.0,
+                    "contrast": 0.0,
+                    "saturation": 0.0,
+                    "foreign_sound": 0.0,
+                },
             },
             "model": {"size": "base", "overrides": {}},
         }
@@ -74,9 +80,9 @@ def small(config: ConfigDict) -> ConfigDict:
     config.model.size = "small"
     config.data.stored_size = 128
     config.data.frame_size = 128
-    config.data.flip = 0.5
-    config.data.scale = (0.8, 1.25)
-    config.data.colour = 0.2
+    config.data.augment.flip = 0.5
+    config.data.augment.scale = (0.8, 1.25)
+    config.data.augment.brightness = config.data.augment.contrast = 0.2
     return config
 
 

@@ -1,0 +1,91 @@
+"""Train and score: python -m ssp_jax.main --config=configs/demo.py [--workdir=DIR] [--config.a.b=x]
+
+Runs the stages that the config names, each trained, resumed or skipped as its folder says; ends
+with a table, results.json and a picture per test set.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ssp_jax.data.datasets import open_datasets
+from ssp_jax.errors import UserError
+from ssp_jax.evaluators.report import format_table
+from ssp_jax.stage import Stage, check_workdir, write_results
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; default runs/<config name>.")
+
+
+def run(config, workdir: Path) -> dict[str, dict]:
+    """All stages of a config: {"s4": {"miou", "fscore", ...}, ...}, also in results.json.
+
+    Raises:
+      UserError: see `Stage`, `open_datasets`, `check_workdir`.
+    """
+    unknown = set(config.stages) - {"avs", "avss"}
+    if unknown or not all(name in config for name in config.stages):
+        known = [name for name in ("avs", "avss") if name in config]
+        raise UserError(f"config.stages={tuple(config.stages)}: this config has {known}")
+    words = [
+        word
+        for name in config.stages
+        for word in (*config[name].train, *config[name].val.values(), *config[name].test.values())
+    ]
+    data = open_datasets(config, words)
+    check_workdir(config, workdir)
+    results = {}
+    for name in config.stages:
+        stage = Stage(config, name, data, workdir / name)
+        params = stage.train()
+        for test, result in stage.evaluate(params):
+            results[test] = result
+            write_results(workdir / "results.json", results)
+    return results
+
+
+def main(argv: list[str]) -> None:
+    """Entry of the command; a UserError becomes one line and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(None)
+    if _CONFIG.value is None:
+        raise app.UsageError("--config is missing, for example --config=configs/demo.py")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(_WORKDIR.value or f"runs/{name.split(':')[0].removesuffix('.py')}")
+    try:
+        results = run(_CONFIG.value, workdir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    if jax.process_index() == 0:
+        print(format_table(results))
+        print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
+
+
+def cli() -> None:
+    """`python -m ssp_jax.main`; flag and config errors become one line as well."""
+    try:
+        app.run(main)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        if not _from_flags(error):
+            raise
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _from_flags(error: BaseException) -> bool:
+    # ml_collections raises plain errors for misspelt or mistyped overrides while parsing flags.
+    frames, trace = [], error.__traceback__
+    while trace:
+        frames.append(trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    return "run" in frames and "main" not in frames
+
+
+if __name__ == "__main__":
+    cli()
