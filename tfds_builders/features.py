@@ -15,14 +15,14 @@ def clip_features(*, with_objects: bool = False) -> tfds.features.FeaturesDict:
 
     - uid, vid: clip and video name. subset: v1s, v1m or v2.
     - category: S4's category, AVSS's `a_obj`, empty for MS3. Metadata, never a label of pixels.
-    - frames: T RGB images. labels: A single-channel PNGs of class indices (0 background; S4, MS3: 0/1),
-      the masks of the first A frames, each of its frame's size.
+    - frames: T RGB images. labels: A single-channel PNGs of class indices (0 background; S4, MS3:
+      0/1), the masks of the first A frames, each of the size that its frame came in.
     - waveform: (n,) int16, mono, 16 kHz.
     - annotated: (T,) bool, True for the first A frames.
     - texts: A1 (`scene`) and A2 (`sounding`) of SSP section 4.4; empty where not generated.
-    - objects, moving (only the built-in benchmark, `with_objects`): A single-channel PNGs each: class
-      index of every visible object, sounding or silent; 1 where that object moves. For baselines
-      and reports only, never an input of the model.
+    - objects, moving (only the built-in benchmark, `with_objects`): A single-channel PNGs each:
+      class index of every visible object, sounding or silent; 1 where that object moves. For
+      baselines and reports only, never an input of the model.
     """
     image = tfds.features.Image(shape=(None, None, 3))
 
@@ -36,7 +36,9 @@ def clip_features(*, with_objects: bool = False) -> tfds.features.FeaturesDict:
         "category": tfds.features.Text(),
         "frames": tfds.features.Sequence(image),
         "labels": tfds.features.Sequence(map_()),
-        "waveform": tfds.features.Tensor(shape=(None,), dtype=np.int16),
+        # As bytes: among tf.Example's own integers a negative sample takes ten bytes, and every
+        # sample becomes a Python object when it is written.
+        "waveform": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
         "annotated": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
         "texts": {"scene": tfds.features.Text(), "sounding": tfds.features.Text()},
     }
