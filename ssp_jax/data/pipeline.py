@@ -155,7 +155,7 @@ class Batches(Iterator[AVBatch]):
         if self._num_workers:
             # Out of grain's shared memory, which would otherwise live as long as the batch.
             slots = {name: np.array(array, subok=False) for name, array in slots.items()}
-        return AVBatch(**slots)  # here, so that workers do not import JAX
+        return AVBatch(**slots)
 
     def _start(self) -> grain.DatasetIterator[Slots]:
         threads = 1 if self._num_workers else self._num_threads
