@@ -4,6 +4,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ssp_jax.models.linear import Linear
+
 trunc_normal = nnx.initializers.truncated_normal(0.02)
 
 
@@ -19,8 +21,8 @@ class Adapter(nnx.Module):
         inner = channels // reduction
         xavier = nnx.initializers.xavier_uniform()
         zero = nnx.initializers.zeros_init()
-        self.down = nnx.Linear(channels, inner, kernel_init=xavier, rngs=rngs)
-        self.up = nnx.Linear(inner, channels, kernel_init=zero if residual else xavier, rngs=rngs)
+        self.down = Linear(channels, inner, kernel_init=xavier, rngs=rngs)
+        self.up = Linear(inner, channels, kernel_init=zero if residual else xavier, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
         adapted = self.up(jax.nn.relu(self.down(x)))
@@ -42,7 +44,7 @@ class ProjectionWithAdapter(nnx.Module):
             raise ValueError(f"decoder_adapter is 'none', 'replace' or 'after', not {mode!r}")
         self.mode = mode
         if mode != "replace":
-            self.projection = nnx.Linear(
+            self.projection = Linear(
                 channels, channels, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
             )
         if mode != "none":

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ssp_jax.models.adapters import ProjectionWithAdapter
+from ssp_jax.models.linear import Linear
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -133,7 +134,7 @@ class DeformableAttention(nnx.Module):
         self.heads, self.levels, self.points, self.sampling = heads, levels, points, sampling
         zeros = nnx.initializers.zeros_init()
         samples = heads * levels * points
-        self.offsets = nnx.Linear(
+        self.offsets = Linear(
             channels,
             samples * 2,
             kernel_init=zeros,
@@ -142,8 +143,8 @@ class DeformableAttention(nnx.Module):
             ),
             rngs=rngs,
         )
-        self.weights = nnx.Linear(channels, samples, kernel_init=zeros, rngs=rngs)
-        self.value = nnx.Linear(
+        self.weights = Linear(channels, samples, kernel_init=zeros, rngs=rngs)
+        self.value = Linear(
             channels, channels, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
         )
         self.output = ProjectionWithAdapter(channels, mode=decoder_adapter, rngs=rngs)

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from ssp_jax.models.adapters import ProjectionWithAdapter, apply_layer
+from ssp_jax.models.linear import Linear
 from ssp_jax.models.positions import sine_positions
 from ssp_jax.models.resize import resize_bilinear
 
@@ -30,9 +31,9 @@ class Attention(nnx.Module):
         if channels % heads:
             raise ValueError(f"{channels} channels do not divide into {heads} heads")
         self.heads = heads
-        self.query = nnx.Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
-        self.key = nnx.Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
-        self.value = nnx.Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.query = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.key = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.value = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
         self.output = ProjectionWithAdapter(channels, mode=decoder_adapter, rngs=rngs)
 
     def __call__(
@@ -64,8 +65,8 @@ class MaskDecoderLayer(nnx.Module):
         self.cross_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.self_attention = Attention(channels, heads, decoder_adapter=decoder_adapter, rngs=rngs)
         self.self_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
-        self.ffn_in = nnx.Linear(channels, ffn, kernel_init=xavier_uniform, rngs=rngs)
-        self.ffn_out = nnx.Linear(ffn, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.ffn_in = Linear(channels, ffn, kernel_init=xavier_uniform, rngs=rngs)
+        self.ffn_out = Linear(ffn, channels, kernel_init=xavier_uniform, rngs=rngs)
         self.ffn_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
 
     def __call__(
@@ -138,9 +139,9 @@ class MaskDecoder(nnx.Module):
         )
         self.norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.mask_head = nnx.List(
-            nnx.Linear(channels, channels, kernel_init=head_init, rngs=rngs) for _ in range(3)
+            Linear(channels, channels, kernel_init=head_init, rngs=rngs) for _ in range(3)
         )
-        self.class_head = nnx.Linear(channels, num_classes + 1, kernel_init=head_init, rngs=rngs)
+        self.class_head = Linear(channels, num_classes + 1, kernel_init=head_init, rngs=rngs)
 
     def _predict(
         self, x: Float[Array, "N Q C"], mask_features: Float[Array, "N H W C"]

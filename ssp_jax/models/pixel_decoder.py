@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from ssp_jax.models.adapters import apply_layer
 from ssp_jax.models.deformable_attention import DeformableAttention, Sizes
+from ssp_jax.models.linear import Linear
 from ssp_jax.models.positions import sine_positions
 from ssp_jax.models.resize import resize_bilinear
 
@@ -36,8 +37,8 @@ class PixelDecoderLayer(nnx.Module):
             channels, heads, decoder_adapter=decoder_adapter, sampling=sampling, rngs=rngs
         )
         self.attention_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
-        self.ffn_in = nnx.Linear(channels, ffn, kernel_init=xavier_uniform, rngs=rngs)
-        self.ffn_out = nnx.Linear(ffn, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.ffn_in = Linear(channels, ffn, kernel_init=xavier_uniform, rngs=rngs)
+        self.ffn_out = Linear(ffn, channels, kernel_init=xavier_uniform, rngs=rngs)
         self.ffn_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
 
     def __call__(
@@ -81,7 +82,7 @@ class PixelDecoder(nnx.Module):
 
         coarse_first = list(feature_channels)[:0:-1]
         self.input_projections = nnx.List(
-            nnx.Linear(source, channels, kernel_init=xavier_uniform, rngs=rngs)
+            Linear(source, channels, kernel_init=xavier_uniform, rngs=rngs)
             for source in coarse_first
         )
         self.input_norms = nnx.List(group_norm() for _ in coarse_first)
@@ -97,7 +98,7 @@ class PixelDecoder(nnx.Module):
             )
             for _ in range(layers)
         )
-        self.lateral = nnx.Linear(
+        self.lateral = Linear(
             feature_channels[0], channels, use_bias=False, kernel_init=_conv_init, rngs=rngs
         )
         self.lateral_norm = group_norm()
@@ -111,7 +112,7 @@ class PixelDecoder(nnx.Module):
             rngs=rngs,
         )
         self.fusion_norm = group_norm()
-        self.mask_projection = nnx.Linear(channels, channels, kernel_init=_conv_init, rngs=rngs)
+        self.mask_projection = Linear(channels, channels, kernel_init=_conv_init, rngs=rngs)
 
     def __call__(
         self, features: Sequence[Float[Array, "N h w D"]]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ssp_jax.models.linear import Linear
 from ssp_jax.models.mask_decoder import MaskDecoder, head_init
 from ssp_jax.models.pixel_decoder import PixelDecoder
 from ssp_jax.models.resize import resize_bilinear
@@ -19,8 +20,8 @@ class AudioProjection(nnx.Module):
     """Linear -> ReLU -> Linear, from VGGish's 128 values to C (method 3.2)."""
 
     def __init__(self, hidden: int, channels: int, *, rngs: nnx.Rngs):
-        self.hidden = nnx.Linear(EMBEDDING, hidden, kernel_init=head_init, rngs=rngs)
-        self.output = nnx.Linear(hidden, channels, kernel_init=head_init, rngs=rngs)
+        self.hidden = Linear(EMBEDDING, hidden, kernel_init=head_init, rngs=rngs)
+        self.output = Linear(hidden, channels, kernel_init=head_init, rngs=rngs)
 
     def __call__(self, audio: Float[Array, "N 128"]) -> Float[Array, "N C"]:
         return self.output(jax.nn.relu(self.hidden(audio)))

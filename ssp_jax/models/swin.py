@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
+from ssp_jax.models.linear import Linear
 
 _MLP_RATIO = 4
 _OTHER_REGION = -100.0  # added to the logits of pairs that only the cyclic shift made neighbours
@@ -48,8 +49,8 @@ class WindowAttention(nnx.Module):
         if channels % heads:
             raise ValueError(f"{channels} channels do not divide into {heads} heads")
         self.heads, self.window = heads, window
-        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=trunc_normal, rngs=rngs)
-        self.projection = nnx.Linear(channels, channels, kernel_init=trunc_normal, rngs=rngs)
+        self.qkv = Linear(channels, 3 * channels, kernel_init=trunc_normal, rngs=rngs)
+        self.projection = Linear(channels, channels, kernel_init=trunc_normal, rngs=rngs)
         self.position_bias = nnx.Param(
             trunc_normal(rngs.params(), ((2 * window - 1) ** 2, heads), jnp.float32)
         )
@@ -89,8 +90,8 @@ class SwinBlock(nnx.Module):
         self.attention_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.attention = WindowAttention(channels, heads, window, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
-        self.mlp_in = nnx.Linear(channels, inner, kernel_init=trunc_normal, rngs=rngs)
-        self.mlp_out = nnx.Linear(inner, channels, kernel_init=trunc_normal, rngs=rngs)
+        self.mlp_in = Linear(channels, inner, kernel_init=trunc_normal, rngs=rngs)
+        self.mlp_out = Linear(inner, channels, kernel_init=trunc_normal, rngs=rngs)
         if adapters:
             self.attention_adapter = Adapter(channels, rngs=rngs)
             self.mlp_adapter = Adapter(channels, rngs=rngs)
@@ -128,7 +129,7 @@ class PatchMerging(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(4 * channels, epsilon=1e-5, rngs=rngs)
-        self.reduction = nnx.Linear(
+        self.reduction = Linear(
             4 * channels, 2 * channels, use_bias=False, kernel_init=trunc_normal, rngs=rngs
         )
 
@@ -212,9 +213,7 @@ class Swin(nnx.Module):
             raise ValueError(f"{len(depths)} depths but {len(num_heads)} numbers of heads")
         self.patch, self.remat = patch, remat
         self.channels = tuple(embed_dim * 2**stage for stage in range(len(depths)))
-        self.patch_embedding = nnx.Linear(
-            3 * patch**2, embed_dim, kernel_init=trunc_normal, rngs=rngs
-        )
+        self.patch_embedding = Linear(3 * patch**2, embed_dim, kernel_init=trunc_normal, rngs=rngs)
         self.patch_norm = nnx.LayerNorm(embed_dim, epsilon=1e-5, rngs=rngs)
         self.stages = nnx.List(
             SwinStage(
