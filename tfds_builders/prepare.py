@@ -25,8 +25,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "s4": ("tfds_builders.avs_s4", "AvsS4"),
     "ms3": ("tfds_builders.avs_ms3", "AvsMs3"),
     "avss": ("tfds_builders.avss", "Avss"),
+    "builtin": ("tfds_builders.avs_builtin", "AvsBuiltin"),
+    "builtin_tiny": ("tfds_builders.avs_builtin", "AvsBuiltinTiny"),
 }
-GENERATED: set[str] = set()
+GENERATED = {"builtin", "builtin_tiny"}
 
 
 def builder_class(benchmark: str) -> type[ClipBuilder]:
@@ -58,8 +60,8 @@ def prepare(
     every file once; all that is wrong is told in one error. Interrupted, the next call goes on.
 
     Args:
-      benchmark: s4, ms3, avss.
-      source: the folder as downloaded.
+      benchmark: s4, ms3, avss, builtin, builtin_tiny.
+      source: the folder as downloaded; None for the built-in ones, which are generated.
       prepared_dir: where prepared data sets go, each in a folder of its own.
       frame_size: store frames as square PNGs of this side, for quick decoding. Label maps keep
         their size. None stores the files' own bytes.

@@ -1,107 +1,139 @@
-"""TFDS builder of the built-in benchmark: generates, stores as ArrayRecord, needs no download."""
+"""TFDS builder of the built-in benchmark: generates its clips, needs no download."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from ssp_jax.errors import UserError
 from tfds_builders.avs_builtin.catalogue import CLASS_NAMES, SPLITS, SUBSETS
 from tfds_builders.avs_builtin.clip import clip
-from tfds_builders.features import clip_features
+from tfds_builders.avs_builtin.scene import clip_names
+from tfds_builders.base import ClipBuilder, Options, prepare_dataset
+from tfds_builders.pictures import stored_frame
+from tfds_builders.problems import ClipResult
 
-_CLIPS_PER_SHARD = 50
-
-
-@dataclasses.dataclass(eq=False)
-class BuiltinConfig(tfds.core.BuilderConfig):
-    """How much is generated.
-
-    Attributes:
-      sizes: subset -> (train, val, test) number of clips.
-      seed: of everything that is random.
-      frame_size: frames are stored at this square size; None keeps their own.
-    """
-
-    sizes: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
-    seed: int = 0
-    frame_size: int | None = None
+# size -> subset -> number of (train, val, test) clips. 'demo' trains a small model in minutes.
+SIZES: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
+    "demo": {"v1s": (800, 60, 80), "v1m": (200, 40, 60), "v2": (160, 30, 50)},
+    "tiny": dict.fromkeys(SUBSETS, (6, 3, 3)),
+}
 
 
-_DEMO = {"v1s": (800, 60, 80), "v1m": (200, 40, 60), "v2": (160, 30, 50)}
-_TINY = dict.fromkeys(SUBSETS, (6, 3, 3))
+@dataclasses.dataclass(frozen=True)
+class ClipKey:
+    """Which clip: all that its generation needs besides the seed; and its name."""
+
+    split: str
+    subset: str
+    index: int
+    uid: str
 
 
-def split_name(split: str, subset: str) -> str:
-    """Name of a TFDS split: 'train_v1s'."""
-    return f"{split}_{subset}"
-
-
-def builtin_config(name: str = "demo", *, frame_size: int | None = None) -> BuiltinConfig:
-    """A named size of the benchmark, frames at their own size or at `frame_size` squared.
+def clip_keys(size: str, seed: int = 0) -> dict[str, list[ClipKey]]:
+    """The clips of every split '{train,val,test}_{v1s,v1m,v2}' of a size.
 
     Raises:
-      UserError: unknown name, or a frame size below 16.
+      UserError: no such size.
     """
-    known = {config.name: config for config in AvsBuiltin.BUILDER_CONFIGS}
-    if name not in known:
-        raise UserError(f"built-in benchmark: no size called {name!r}; there are {sorted(known)}")
-    if frame_size is None:
-        return known[name]
-    if frame_size < 16:
-        raise UserError(f"built-in benchmark: frame_size is {frame_size}, expected 16 or more")
-    return dataclasses.replace(known[name], name=f"{name}_{frame_size}px", frame_size=frame_size)
+    if size not in SIZES:
+        raise UserError(f"built-in benchmark: no size {size!r}; there are {', '.join(SIZES)}")
+    return {
+        f"{split}_{subset}": [
+            ClipKey(split, subset, index, clip_names(seed, split, subset, index)[1])
+            for index in range(counts[SPLITS.index(split)])
+        ]
+        for split in SPLITS
+        for subset, counts in SIZES[size].items()
+    }
 
 
-class AvsBuiltin(tfds.core.ShardBasedBuilder):
-    """Generated clips in the three subsets of AVSBench (see the package's modules).
+class AvsBuiltin(ClipBuilder):
+    """Generated clips in the three subsets of AVSBench, deterministic by seed.
 
-    Splits are '{train,val,test}_{v1s,v1m,v2}'; features `clip_features(with_objects=True)`; labels
-    are class indices in every subset, `metadata['class_names']` tells them.
+    Splits are '{train,val,test}_{v1s,v1m,v2}'. Labels are class indices in every subset. Training
+    clips of v1s are annotated in their first frame only.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
-    # Nothing is downloaded, so there are no checksums to look for beside the code; finding the code
-    # would make TFDS import importlib_resources, which it does not declare for Python >= 3.9.
-    code_path = None
-    BUILDER_CONFIGS: Sequence[BuiltinConfig] = (
-        BuiltinConfig(name="demo", description="Trains a small model in minutes.", sizes=_DEMO),
-        BuiltinConfig(name="tiny", description="For tests.", sizes=_TINY),
-    )
+    # Counts up whenever a clip's content changes.
+    VERSION = tfds.core.Version("1.2.0")
+    BENCHMARK = "builtin"
+    WITH_OBJECTS = True
+    SIZE = "demo"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            description="Generated audio-visual segmentation clips, deterministic by seed.",
-            features=clip_features(with_objects=True),
-            metadata=tfds.core.MetadataDict(
-                class_names=list(CLASS_NAMES), seed=self.builder_config.seed
-            ),
-        )
+    def __init__(self, *, options: Options | None = None, seed: int = 0, **kwargs):
+        """Takes TFDS's own arguments too; another seed makes another data set of the same kind."""
+        self.seed = seed
+        if seed:
+            config = self.config_for(options or Options())
+            kwargs["config"] = dataclasses.replace(config, name=f"{config.name}_seed{seed}")
+        super().__init__(options=options, **kwargs)
 
-    def _shard_iterators_per_split(self, dl_manager):
-        del dl_manager
-        config, shards = self.builder_config, {}
-        for subset, counts in config.sizes.items():
-            for split, count in zip(SPLITS, counts, strict=True):
-                shards[split_name(split, subset)] = [
-                    functools.partial(
-                        generate,
-                        config.seed,
-                        split,
-                        subset,
-                        range(start, min(start + _CLIPS_PER_SHARD, count)),
-                        config.frame_size,
-                    )
-                    for start in range(0, count, _CLIPS_PER_SHARD)
-                ]
-        return shards
+    @functools.cached_property
+    def _keys(self) -> dict[str, list[ClipKey]]:
+        return clip_keys(self.SIZE, self.seed)
+
+    def clips(self) -> Mapping[str, Sequence[ClipKey]]:
+        return self._keys
+
+    def converter(self) -> Callable[[ClipKey], ClipResult]:
+        return functools.partial(generate, seed=self.seed, frame_size=self.options.frame_size)
+
+    def fingerprint(self, clip: ClipKey) -> str:
+        return f"{self.VERSION}/{self.seed}/{clip.split}/{clip.uid}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"size": self.SIZE, "seed": self.seed, "counts": SIZES[self.SIZE]}
+
+    def names(self) -> tuple[Sequence[str], Sequence[str]]:
+        return CLASS_NAMES, CLASS_NAMES[1:]
 
 
-def generate(
-    seed: int, split: str, subset: str, indices: range, frame_size: int | None = None
-) -> Iterator[tuple[str, dict]]:
-    """Yields (uid, example) for some clips of a split; see `clip.clip`."""
-    for index in indices:
-        example = clip(seed, split, subset, index, frame_size=frame_size)
-        yield example["uid"], example
+class AvsBuiltinTiny(AvsBuiltin):
+    """The built-in benchmark with a handful of clips, for tests."""
+
+    SIZE = "tiny"
+
+
+def generate(key: ClipKey, *, seed: int, frame_size: int | None) -> ClipResult:
+    """Generates one clip; with a frame size its frames become PNGs as every builder stores them."""
+    example = clip(seed, key.split, key.subset, key.index)
+    if frame_size is not None:
+        example["frames"] = [
+            stored_frame(Image.open(io.BytesIO(frame)), frame, frame_size)
+            for frame in example["frames"]
+        ]
+    return ClipResult(key.uid, example)
+
+
+def prepare_builtin(
+    prepared_dir: str | Path,
+    *,
+    size: str = "demo",
+    seed: int = 0,
+    frame_size: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Generates a built-in data set, unless it is there, and returns its folder.
+
+    Args:
+      prepared_dir: where prepared data sets go, each in a folder of its own.
+      size: 'demo' or 'tiny'.
+      seed: of everything random.
+      frame_size: store frames as square PNGs of this side; label maps stay native.
+      progress: show a progress bar.
+
+    Raises:
+      UserError: no such size, unusable frame size or folder.
+    """
+    builders = {builder.SIZE: builder for builder in (AvsBuiltin, AvsBuiltinTiny)}
+    if size not in builders:
+        raise UserError(f"built-in benchmark: no size {size!r}; there are {', '.join(builders)}")
+    options = Options(frame_size=frame_size)
+    builder = builders[size](options=options, seed=seed, data_dir=prepared_dir, progress=progress)
+    return prepare_dataset(builder)

@@ -27,7 +27,7 @@ FRAMES_PER_CLIP = {"v1s": 5, "v1m": 5, "v2": 10}
 INSTANCES = {"train": 500, "val": 100, "test": 100}
 
 # The first number of every seed tells what the stream is for, so no two streams ever coincide.
-_PLAN, _LOOK, _VOICE, _RENDER, _SOUND, _NAME = range(6)
+_PLAN, _LOOK, _VOICE, _RENDER, _SOUND, _NAME, _TEXT = range(7)
 
 
 def _stream(*key: int) -> np.random.Generator:
@@ -35,9 +35,9 @@ def _stream(*key: int) -> np.random.Generator:
 
 
 def clip_streams(seed: int, split: str, subset: str, index: int) -> dict[str, np.random.Generator]:
-    """Independent random streams of one clip: 'plan', 'render', 'sound' and 'name'."""
+    """Independent random streams of one clip: 'plan', 'render', 'sound', 'name', 'text'."""
     key = (SPLITS.index(split), SUBSETS.index(subset), index)
-    kinds = {"plan": _PLAN, "render": _RENDER, "sound": _SOUND, "name": _NAME}
+    kinds = {"plan": _PLAN, "render": _RENDER, "sound": _SOUND, "name": _NAME, "text": _TEXT}
     return {name: _stream(kind, seed, *key) for name, kind in kinds.items()}
 
 

@@ -59,7 +59,7 @@ def render(scene: Scene) -> Clip:
         objects=np.stack([classes[o] for o in owners]),
         moving=np.stack([moves[o] for o in owners]),
         waveform=_render_sound(scene, streams["sound"]),
-        texts=describe(scene, looks, streams["name"]),
+        texts=describe(scene, looks, streams["text"]),
     )
 
 
@@ -74,7 +74,7 @@ def _render_frames(scene: Scene, looks: list[Look], rng: np.random.Generator):
         for a, look in zip(scene.actors, looks, strict=True)
     ]
     gain = 0.8 + 0.35 * rng.random()
-    grain = cv2.merge([rng.integers(-4, 5, (height + 32, width + 32), dtype=np.int16)] * 3)
+    grain = cv2.merge([rng.integers(-3, 4, (height + 32, width + 32), dtype=np.int16)] * 3)
     frames = np.empty((scene.num_frames, height, width, 3), np.uint8)
     owners = np.zeros((scene.num_annotated, height, width), np.uint8)
     for i, (x, y) in enumerate(scene.camera):
@@ -159,11 +159,11 @@ def gate(sounding: np.ndarray, num_samples: int) -> np.ndarray:
     return hard
 
 
-def encode_frame(frame: np.ndarray, frame_size: int | None = None) -> bytes:
-    """JPEG (quality 95) bytes of an (H, W, 3) uint8 RGB frame, resized to a square if asked."""
-    if frame_size is not None:
-        frame = cv2.resize(frame, (frame_size, frame_size), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+def encode_frame(frame: np.ndarray) -> bytes:
+    """JPEG (quality 95) bytes of an (H, W, 3) uint8 RGB frame."""
+    _, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95]
+    )
     return data.tobytes()
 
 
@@ -173,13 +173,12 @@ def encode_map(label: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def clip(seed: int, split: str, subset: str, index: int, *, frame_size: int | None = None) -> dict:
+def clip(seed: int, split: str, subset: str, index: int) -> dict:
     """One example in the form of `features.clip_features(with_objects=True)`, images encoded.
 
     Args:
       seed: of the whole data set. split: 'train', 'val' or 'test'. subset: 'v1s', 'v1m', 'v2'.
       index: 0-based clip number; a clip does not depend on how many others there are.
-      frame_size: store frames at frame_size x frame_size; label maps stay native.
     """
     made = render(plan(seed, split, subset, index))
     scene = made.scene
@@ -188,7 +187,7 @@ def clip(seed: int, split: str, subset: str, index: int, *, frame_size: int | No
         "vid": scene.vid,
         "subset": subset,
         "category": "_".join(scene.sounding_names),
-        "frames": [encode_frame(frame, frame_size) for frame in made.frames],
+        "frames": [encode_frame(frame) for frame in made.frames],
         "labels": [encode_map(label) for label in made.labels],
         "waveform": made.waveform,
         "annotated": np.arange(scene.num_frames) < scene.num_annotated,

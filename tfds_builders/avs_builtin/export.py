@@ -10,21 +10,23 @@ those of the built-in builder.
 
 import argparse
 import csv
+import io
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import soundfile
+from PIL import Image
 from tqdm import tqdm
 
 from ssp_jax.errors import UserError
-from tfds_builders.avs_builtin.builder import BuiltinConfig, builtin_config
-from tfds_builders.avs_builtin.catalogue import CLASS_NAMES, NUM_CLASSES, SPLITS
+from tfds_builders.avs_builtin.builder import ClipKey, clip_keys
+from tfds_builders.avs_builtin.catalogue import CLASS_NAMES, NUM_CLASSES, SUBSETS
 from tfds_builders.avs_builtin.clip import clip, encode_map
 from tfds_builders.avs_builtin.scene import plan
 from tfds_builders.features import SAMPLE_RATE
@@ -51,20 +53,19 @@ def voc_palette(num_classes: int) -> np.ndarray:
 
 def export(
     out_dir: str | os.PathLike,
-    config: str | BuiltinConfig = "demo",
+    size: str = "demo",
     *,
     layout: str = "all",
-    seed: int | None = None,
+    seed: int = 0,
     progress: bool = True,
 ) -> None:
     """Generates the benchmark and writes it to `out_dir`, complete or not at all.
 
     Args:
       out_dir: a folder that does not exist yet or is empty.
-      config: name of a size ('demo', 'tiny') or a config; its frame_size is ignored, since the
-        layouts hold native frames.
+      size: 'demo' or 'tiny'.
       layout: 's4', 'ms3', 'object' (both), 'avss' or 'all'.
-      seed: of the generation; the config's by default.
+      seed: of the generation.
       progress: show a progress bar.
 
     Raises:
@@ -72,9 +73,8 @@ def export(
     """
     if layout not in LAYOUTS:
         raise UserError(f"export: no layout called {layout!r}; there are {sorted(LAYOUTS)}")
-    config = builtin_config(config) if isinstance(config, str) else config
-    seed = config.seed if seed is None else seed
-    out = Path(out_dir)
+    keys = [key for keys in clip_keys(size, seed).values() for key in keys]
+    out = Path(out_dir).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"export: {out} exists and is not an empty folder; give another --out")
     partial = out.with_name(f".{out.name}.partial")
@@ -82,7 +82,7 @@ def export(
     partial.mkdir(parents=True)
     try:
         for name in LAYOUTS[layout]:
-            _WRITERS[name](partial, config, seed, progress)
+            _WRITERS[name](partial, keys, seed, progress)
         if out.exists():
             out.rmdir()
         partial.rename(out)
@@ -91,17 +91,12 @@ def export(
         raise
 
 
-def _clips(config, seed: int, subsets: tuple[str, ...], title: str, progress: bool) -> Iterator:
-    """Yields (split, subset, scene, example) of every clip, with a progress bar."""
-    wanted = [
-        (split, subset, index)
-        for subset in subsets
-        if subset in config.sizes
-        for split, count in zip(SPLITS, config.sizes[subset], strict=True)
-        for index in range(count)
-    ]
-    for split, subset, index in tqdm(wanted, desc=title, unit="clip", disable=not progress):
-        yield split, subset, plan(seed, split, subset, index), clip(seed, split, subset, index)
+def _clips(keys: Sequence[ClipKey], subsets, seed: int, title: str, progress: bool) -> Iterator:
+    """Yields (key, scene, example) of every clip of some subsets, with a progress bar."""
+    wanted = [key for key in keys if key.subset in subsets]
+    for key in tqdm(wanted, desc=title, unit="clip", disable=not progress):
+        which = (seed, key.split, key.subset, key.index)
+        yield key, plan(*which), clip(*which)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -123,57 +118,57 @@ def _write_csv(path: Path, header: str, rows: list[tuple]) -> None:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
+    """Writes an (H, W) or (H, W, 3) BGR picture."""
     _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     _write(path, data.tobytes())
 
 
-def _decode(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+def _decode(data: bytes) -> np.ndarray:
+    # Pillow, as in the AVSBench builders: JPEG decoders differ by a grey level here and there.
+    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 def _write_object_images(example: dict, frame_path: Callable, mask_path: Callable) -> None:
     """Frames as PNG, masks as 0/255 PNG, both numbered from 1."""
     for i, frame in enumerate(example["frames"]):
-        _write_png(frame_path(i + 1), _decode(frame, cv2.IMREAD_COLOR))
+        _write_png(frame_path(i + 1), _decode(frame)[..., ::-1])
     for i, label in enumerate(example["labels"]):
         _write_png(mask_path(i + 1), np.where(_decode(label) > 0, 255, 0).astype(np.uint8))
 
 
-def _export_s4(root: Path, config, seed, progress) -> None:
+def _export_s4(root: Path, keys, seed, progress) -> None:
     data, rows = root / "Single-source" / "s4_data", []
-    for split, _, scene, example in _clips(config, seed, ("v1s",), "S4", progress):
+    for key, scene, example in _clips(keys, ("v1s",), seed, "S4", progress):
         name, category = scene.vid, example["category"]
-        where = Path(split) / category / name
+        where = Path(key.split) / category / name
         _write_object_images(
             example,
             lambda i, w=where, n=name: data / "visual_frames" / w / f"{n}_{i}.png",
             lambda i, w=where, n=name: data / "gt_masks" / w / f"{n}_{i}.png",
         )
-        _write_wav(data / "audio_wav" / split / category / f"{name}.wav", example["waveform"])
-        rows.append((name, scene.start, category, split))
+        _write_wav(data / "audio_wav" / key.split / category / f"{name}.wav", example["waveform"])
+        rows.append((name, scene.start, category, key.split))
     _write_csv(root / "Single-source" / "s4_meta_data.csv", "name,start,category,split", rows)
 
 
-def _export_ms3(root: Path, config, seed, progress) -> None:
+def _export_ms3(root: Path, keys, seed, progress) -> None:
     data, rows = root / "Multi-sources" / "ms3_data", []
-    for split, _, scene, example in _clips(config, seed, ("v1m",), "MS3", progress):
+    for key, scene, example in _clips(keys, ("v1m",), seed, "MS3", progress):
         name = scene.uid
         _write_object_images(  # the frames' names keep ".mp4", the masks' do not
             example,
             lambda i, n=name: data / "visual_frames" / n / f"{n}.mp4_{i}.png",
-            lambda i, n=name, s=split: data / "gt_masks" / s / n / f"{n}_{i}.png",
+            lambda i, n=name, s=key.split: data / "gt_masks" / s / n / f"{n}_{i}.png",
         )
-        _write_wav(data / "audio_wav" / split / f"{name}.wav", example["waveform"])
-        rows.append((name, split))
+        _write_wav(data / "audio_wav" / key.split / f"{name}.wav", example["waveform"])
+        rows.append((name, key.split))
     _write_csv(root / "Multi-sources" / "ms3_meta_data.csv", "video_id,split", rows)
 
 
-def _export_avss(root: Path, config, seed, progress) -> None:
+def _export_avss(root: Path, keys, seed, progress) -> None:
     out, rows, palette = root / "AVSS", [], voc_palette(NUM_CLASSES)
-    for split, subset, scene, example in _clips(
-        config, seed, ("v1s", "v1m", "v2"), "AVSS", progress
-    ):
-        folder = out / subset / scene.uid
+    for key, scene, example in _clips(keys, SUBSETS, seed, "AVSS", progress):
+        folder = out / key.subset / scene.uid
         for i, frame in enumerate(example["frames"]):
             _write(folder / "frames" / f"{i}.jpg", frame)
         for i, encoded in enumerate(example["labels"]):
@@ -182,7 +177,9 @@ def _export_avss(root: Path, config, seed, progress) -> None:
             _write(folder / "labels_semantic" / f"{i}.png", encode_map(label))
         _write_wav(folder / "audio.wav", example["waveform"])
         minutes, seconds = divmod(scene.start, 60)
-        rows.append((scene.vid, scene.uid, minutes, seconds, example["category"], split, subset))
+        rows.append(
+            (scene.vid, scene.uid, minutes, seconds, example["category"], key.split, key.subset)
+        )
     _write_csv(out / "metadata.csv", "vid,uid,s_min,s_sec,a_obj,split,label", rows)
     table = {name: index + 1 for index, name in enumerate(CLASS_NAMES)}
     (out / "label2idx.json").write_text(json.dumps(table, indent=1) + "\n")
@@ -197,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="folder to write, new or empty")
     parser.add_argument("--config", default="demo", help="how much: demo or tiny")
     parser.add_argument("--layout", default="all", help=", ".join(LAYOUTS))
-    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
         export(args.out, args.config, layout=args.layout, seed=args.seed)

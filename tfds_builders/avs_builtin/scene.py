@@ -10,6 +10,8 @@ from tfds_builders.avs_builtin.catalogue import (
     FRAMES_PER_CLIP,
     INSTANCES,
     NUM_CLASSES,
+    SPLITS,
+    SUBSETS,
     clip_streams,
     instance_id,
 )
@@ -124,7 +126,7 @@ def plan(seed: int, split: str, subset: str, index: int) -> Scene:
             )
         )
     order = rng.permutation(len(placed))
-    vid, uid, start = _names(streams["name"], split, subset, index)
+    vid, uid, start = clip_names(seed, split, subset, index)
     return Scene(
         seed=seed,
         split=split,
@@ -212,11 +214,12 @@ def _path(rng, side, moves, camera, size) -> np.ndarray:
     return margin + room - np.abs(free % (2 * room) - room)
 
 
-def _names(rng: np.random.Generator, split: str, subset: str, index: int):
-    """vid, uid and start second, formed as in AVSBench; unique even in lower case."""
+def clip_names(seed: int, split: str, subset: str, index: int) -> tuple[str, str, int]:
+    """vid, uid and start second of a clip, formed as in AVSBench; unique even in lower case."""
+    rng = clip_streams(seed, split, subset, index)["name"]
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     letters = "".join(alphabet[k] for k in rng.integers(0, 64, 5))
-    code = ("train", "val", "test").index(split) * 3 + ("v1s", "v1m", "v2").index(subset)
+    code = SPLITS.index(split) * 3 + SUBSETS.index(subset)
     video = f"{letters}{code}{index:05d}"
     if subset == "v1m":
         name = f"{video}_{int(rng.integers(1, 10))}"
