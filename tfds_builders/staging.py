@@ -91,17 +91,34 @@ class Staging:
 
         The three lists are read after the last example was taken, so the producer of the
         examples may fill them as it goes.
+
+        Raises:
+          OSError: the folder cannot be written, or the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path, uids = self._path(split, index, fingerprint), []
         temporary = path.with_name(f"{path.name}.tmp")
 
+        producing = False
+
         def named():
+            nonlocal producing
+            producing = True
             for uid, record in serialized:
                 uids.append(uid)
+                producing = False
                 yield uid, record
+                producing = True
+            producing = False
 
-        tfds_writer.ExampleWriter(file_adapters.FileFormat.ARRAY_RECORD).write(temporary, named())
+        try:
+            writer = tfds_writer.ExampleWriter(file_adapters.FileFormat.ARRAY_RECORD)
+            writer.write(temporary, named())
+        except RuntimeError as error:
+            if producing:
+                raise  # a fault of the converter
+            # ArrayRecord's way of saying that the disk is full.
+            raise OSError(str(error)) from error
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fsync(descriptor)
