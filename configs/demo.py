@@ -6,7 +6,7 @@ Generates clips, trains where-does-it-sound (`avs`: S4-like and MS3-like scores)
 (`avss`), and prints both beside predictors that do not listen.
 """
 
-from common import SMALL_STAGE, base, small, stage
+from configs.common import SMALL_STAGE, base, small, stage
 
 SUBSETS = ("v1s", "v1m", "v2")
 

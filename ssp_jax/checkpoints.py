@@ -40,9 +40,7 @@ class Checkpoints:
         """Step of the last complete checkpoint, None before the first."""
         return self._last.latest_step()
 
-    def restore(
-        self, like: TrainState, shardings: TrainState
-    ) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, like: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The last state, in the given shardings, and the data iterator's state.
 
         Raises:
@@ -109,9 +107,9 @@ def load_params(folder: Path, like: dict, shardings: Any) -> tuple[dict, list[st
     step = manager.latest_step()
     if step is None:
         raise UserError(f"{folder}: no checkpoint to start from; expected a finished stage there")
-    source = manager.restore(
-        step, args=ocp.args.Composite(params=ocp.args.StandardRestore())
-    )["params"]
+    source = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore()))[
+        "params"
+    ]
     manager.close()
     found = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(source)}
     skipped = []

@@ -4,11 +4,12 @@ Runs the stages that the config names, each trained, resumed or skipped as its f
 with a table, results.json and a picture per test set.
 """
 
+import logging
 import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from ssp_jax.data.datasets import open_datasets
@@ -51,8 +52,7 @@ def main(argv: list[str]) -> None:
     """Entry of the command; a UserError becomes one line and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setFormatter(None)
+    _show_own_log()
     if _CONFIG.value is None:
         raise app.UsageError("--config is missing, for example --config=configs/demo.py")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -65,6 +65,16 @@ def main(argv: list[str]) -> None:
     if jax.process_index() == 0:
         print(format_table(results))
         print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
+
+
+def _show_own_log() -> None:
+    # Only this project's lines: orbax, TFDS and absl say dozens a minute that nobody asked for.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("ssp_jax", "tfds_builders"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
 
 
 def cli() -> None:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 from ssp_jax.checkpoints import Checkpoints, load_params
 from ssp_jax.data.datasets import DataSets, read_spec
 from ssp_jax.data.pipeline import eval_batches, train_batches
-from ssp_jax.data.reader import FrameCache
-from ssp_jax.data.sources import ClipSource
+from ssp_jax.data.reader import FrameCache, FrameReader
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.pictures import save_picture
@@ -30,6 +29,8 @@ from ssp_jax.train import Loop
 from ssp_jax.train_state import create_state, split_model
 from ssp_jax.train_step import make_loss, make_predict, make_train_step
 from ssp_jax.writers import MetricsWriter
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -79,7 +80,7 @@ class Stage:
             init, self.tx, self.mesh, jax.random.key(config.seed)
         )
         trained, frozen = count_parameters(stage.optim, shapes)
-        logging.info(
+        _LOG.info(
             "%s: %s model, %.2f M parameters (%.2f M trained, %.2f M frozen), %d devices",
             *(self.name, config.model.size, (trained + frozen) / 1e6),
             *(trained / 1e6, frozen / 1e6, self.mesh.size),
@@ -153,7 +154,7 @@ class Stage:
         params = state.params
         if checkpoints.best_step() is not None:
             params = checkpoints.restore_best(params, self.shardings.params)
-            logging.info("%s: best validation at step %d", self.name, checkpoints.best_step())
+            _LOG.info("%s: best validation at step %d", self.name, checkpoints.best_step())
         checkpoints.close()
         return params
 
@@ -177,7 +178,7 @@ class Stage:
         if checkpoints.latest_step() is not None:
             state, data_state = checkpoints.restore(self.state, self.shardings)
             batches.set_state(data_state)
-            logging.info("%s: going on at step %d", self.name, int(state.step))
+            _LOG.info("%s: going on at step %d", self.name, int(state.step))
             return state
         if self.stage.init_from:
             folder = Path(self.stage.init_from)
@@ -185,7 +186,7 @@ class Stage:
             params, skipped = load_params(
                 folder / "checkpoints", self.state.params, self.shardings.params
             )
-            logging.info("%s: starts from %s; new: %s", self.name, folder, ", ".join(skipped))
+            _LOG.info("%s: starts from %s; new: %s", self.name, folder, ", ".join(skipped))
             return dataclasses.replace(self.state, params=params)
         return self.state
 
@@ -209,10 +210,9 @@ class Stage:
         source = self.data.source(words)
         if "objects" not in source[0].maps:
             return {}
-        frequent = 1 if self.binary else self._frequent_class(source)
-        states = {}
+        frequent = 1 if self.binary else self._frequent_class()
+        reader, states = FrameReader(source, self.spec, self.cache), {}
         with self.batches(words) as batches:
-            reader = batches.reader
             for batch in batches:
                 maps = {name: _maps(reader, batch, name) for name in ("objects", "moving")}
                 if self.binary:
@@ -225,8 +225,7 @@ class Stage:
                     states[name] = states[name].merge(state) if name in states else state
         return {name: dict(self.evaluator.results(state)) for name, state in states.items()}
 
-    def _frequent_class(self, source: ClipSource) -> int:
-        del source
+    def _frequent_class(self) -> int:
         train = self.data.source(self.stage.train)
         with eval_batches(train, self.spec, batch_size=self.stage.batch_size) as batches:
             maps = (next(batches).labels for _ in range(min(20, len(batches))))

@@ -4,19 +4,21 @@ evaluate -> save (state, data iterator) -> next batch -> step -> log.
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from ssp_jax.batch import AVBatch
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
 from ssp_jax.train_state import TrainState
 from ssp_jax.writers import MetricsWriter
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -80,7 +82,7 @@ class Loop:
         self.writer.write(step, {f"val/{name}": value for name, value in values.items()})
         self.checkpoints.save_best(step, params, score)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-        logging.info("%s step %d  validation: %s", self.name, step, shown)
+        _LOG.info("%s step %d  validation: %s", self.name, step, shown)
 
     def _log(self, step: int, pending: list[dict[str, Any]], clock: "Clock") -> None:
         # Fetched only here: the device runs ahead of the host in between.
@@ -97,7 +99,7 @@ class Loop:
         rate, left = clock.read(step)
         means["steps_per_second"] = rate
         self.writer.write(step, means)
-        logging.info(
+        _LOG.info(
             "%s step %d/%d  loss %.3f  lr %.1e  %.2f steps/s  %s left",
             *(self.name, step, self.steps, means["loss"], means["lr"], rate, left),
         )

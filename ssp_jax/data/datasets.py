@@ -10,7 +10,7 @@ from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
 from tfds_builders.facts import read_dataset_facts
-from tfds_builders.prepare import prepare
+from tfds_builders.prepare import GENERATED, builder_class, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ def open_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
     benchmarks = sorted({parse_word(part)[0] for word in words for part in word.split("+")})
     folders = {}
     for benchmark in benchmarks:
-        if benchmark != "builtin" and not config.data_dir:
+        builder_class(benchmark)  # an unknown name is told before anything else
+        if benchmark not in GENERATED and not config.data_dir:
             raise UserError(_HOW_TO_GET.format(benchmark=benchmark, layout=_LAYOUT[benchmark]))
         folders[benchmark] = prepare(
             benchmark,

@@ -38,7 +38,11 @@ def save_picture(
     axes = figure.subplots(3, count, squeeze=False)
     for column in range(count):
         frame = batch.frames[column]
-        shown = (("frame", None), ("truth", batch.labels[column]), ("prediction", predicted[column]))
+        shown = (
+            ("frame", None),
+            ("truth", batch.labels[column]),
+            ("prediction", predicted[column]),
+        )
         for axis, (row, labels) in zip(axes[:, column], shown, strict=True):
             axis.set_xticks([])
             axis.set_yticks([])

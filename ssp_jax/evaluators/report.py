@@ -22,7 +22,9 @@ def format_table(results: Mapping[str, Mapping]) -> str:
             for key in path:
                 result = result.get(key, {})
             has = "miou" in result
-            cells.append(f"{100 * result['miou']:.1f} / {100 * result['fscore']:.1f}" if has else "")
+            cells.append(
+                f"{100 * result['miou']:.1f} / {100 * result['fscore']:.1f}" if has else ""
+            )
         if any(cells):
             rows.append([title, *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
