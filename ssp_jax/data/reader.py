@@ -202,13 +202,15 @@ class FrameReader:
         return self._kept(("frame", index, second), make)[0]
 
     def _label(self, clip: "_Once", index: int, second: int):
-        """(label map at the label size, multi-hot sound classes in the full map)."""
+        """(label map at the label size, multi-hot sound classes in the full map if asked for)."""
 
         def make():
             spec = self.spec
             where = _where(clip.value, second, "label map")
             labels = transforms.decode_labels(clip.value.labels[second], where=where)
-            heard = sounds.label_sounds(labels, spec.class_names, spec.sound_names)
+            heard = np.zeros(len(spec.sound_names), np.float32)
+            if spec.sounds_from == "labels":
+                heard = sounds.label_sounds(labels, spec.class_names, spec.sound_names)
             labels = transforms.resize_labels(labels, spec.label_size, spec.label_rule)
             return (labels > 0).astype(np.uint8) if spec.binary else labels, heard
 

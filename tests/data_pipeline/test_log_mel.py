@@ -21,9 +21,9 @@ def test_official_front_end_is_reproduced(golden, signal):
     expected = golden[f"{signal}/log_mel"][:, 0]
     windows = log_mel_windows(golden[f"{signal}/pcm_int16"])
     assert windows.dtype == np.float32
-    np.testing.assert_allclose(windows, expected, atol=2e-5)
+    np.testing.assert_allclose(windows, expected, atol=1e-5)
     as_float = golden[f"{signal}/pcm_int16"] / 32768.0
-    np.testing.assert_allclose(log_mel_windows(as_float), expected, atol=2e-5)
+    np.testing.assert_allclose(log_mel_windows(as_float), expected, atol=1e-5)
 
 
 def test_every_stored_signal_is_tested(golden):
