@@ -208,7 +208,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             warnings=[dataclasses.asdict(w) for w in warnings],
             warning_counts=count_kinds([*tolerated, *warnings]),
         )
-        # An empty file or split cannot be read as ArrayRecord.
+        # TFDS gives an empty split "unknown" clips; a reader had better hear that it is not there.
         filled = {s: [x for x in split if x.uids] for s, split in shards.items()}
         return facts, {split: shards for split, shards in filled.items() if shards}
 
@@ -227,7 +227,8 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             if not table_problems:
                 hint += ", or add --allow_missing to prepare what is whole"
             raise UserError(
-                f"{self.BENCHMARK}: {len(refused)} problems ({counts}); no data set was written.\n"
+                f"{self.BENCHMARK}: {_number(refused, 'problem')} ({counts}); no data set was"
+                f" written.\n"
                 f"{summary(refused, path)}\n{hint}."
             )
         if problems:
@@ -239,7 +240,10 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             )
         if warnings:
             _LOG.warning(
-                "%s: %d warnings:\n%s", self.BENCHMARK, len(warnings), summary(warnings, path)
+                "%s: %s:\n%s",
+                self.BENCHMARK,
+                _number(warnings, "warning"),
+                summary(warnings, path),
             )
 
     def _stage(self) -> dict[str, list[StagedShard]]:
@@ -371,6 +375,10 @@ def check_options(options: Options, facts: DatasetFacts, target: Path) -> None:
             f"{target} was prepared with --repeat_last_frame: {repeated} clips repeat their last"
             f" frame. Add that flag to use it as it is. {advice}."
         )
+
+
+def _number(things: Sequence[Any], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _digest(parts: Sequence[str]) -> str:

@@ -5,7 +5,8 @@
 
 DIR is the folder as downloaded: for s4 and ms3 the one that holds `Single-source/` and
 `Multi-sources/` (or one of the two), for avss the one with `metadata.csv`. The command may be
-stopped at any time; run again, it goes on where it stopped.
+stopped at any time; run again, it goes on where it stopped. `--benchmark=builtin` generates the
+built-in benchmark and needs no folder.
 """
 
 import argparse

@@ -4,8 +4,9 @@ import layouts
 import numpy as np
 import pytest
 import soundfile
+import tensorflow_datasets as tfds
 from PIL import Image
-from prepared_clips import clips_of, pixels
+from prepared_clips import clips_of, everything, pixels
 
 from ssp_jax.errors import UserError
 from tfds_builders.facts import read_dataset_facts
@@ -178,8 +179,11 @@ def test_partial_copy_says_what_was_left_out(s4, capsys):
     command = ["--benchmark=s4", f"--source={s4.source}", f"--prepared_dir={s4.prepared_dir}"]
     assert main([*command, "--allow_missing"]) == 0
     assert "test 0 clips (1 clips left out)" in capsys.readouterr().out
-    facts = read_dataset_facts(s4.run(allow_missing=True))
+    folder = s4.run(allow_missing=True)
+    facts = read_dataset_facts(folder)
     assert facts.splits == {"train": 3, "val": 1, "test": 0}
+    assert set(everything(folder)) == {"train", "val"}
+    assert set(tfds.builder_from_directory(folder).info.splits) == {"train", "val"}
     (left_out,) = facts.left_out
     assert (left_out["clip"], left_out["path"]) == (NAME, str(path))
     assert left_out["kind"] == "missing_sound"
@@ -227,7 +231,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(avss, uid, allow_missing)
     layouts.write_table(avss.source / "metadata.csv", header, rows)
     message = refusal(avss, allow_missing=allow_missing)
     assert f"line {len(rows) + 1}: uid {uid!r}" in message
-    assert "1 problems" in message
+    assert "1 problem (" in message
 
 
 def test_category_that_leads_out_of_the_folder_is_refused(s4):

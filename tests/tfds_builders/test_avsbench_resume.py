@@ -270,10 +270,7 @@ def test_two_processes_prepare_one_after_the_other(many):
         waiting = subprocess.Popen(
             [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
         )
-        for line in waiting.stderr:
-            if "waiting" in line:
-                break
-        assert waiting.poll() is None
+        assert any("waiting for it" in line for line in waiting.stderr)
         assert not staging.folder.exists()
     waiting.stderr.read()
     assert waiting.wait(timeout=60) == 0
