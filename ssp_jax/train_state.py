@@ -31,9 +31,7 @@ def split_model(make_model) -> tuple[nnx.GraphDef, Any]:
     Raises:
       ValueError: the module has other state, which the trainer would lose.
     """
-    graphdef, _, rest = nnx.split(
-        nnx.eval_shape(lambda: make_model(nnx.Rngs(0))), nnx.Param, ...
-    )
+    graphdef, _, rest = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))), nnx.Param, ...)
     if jax.tree.leaves(rest):
         raise ValueError(f"the model has state that is not nnx.Param: {rest}")
 

@@ -52,7 +52,7 @@ def make_loss(
             **criterion,
         )
         parts = {f"loss/{name}": value for name, value in parts.items()}
-        for name, value in _listening(model.heads, aux, batch, listen).items():
+        for name, value in _listening(model, aux, batch, listen).items():
             parts[f"loss/{name}"] = value
             loss = loss + listen[name] * value
         return loss, parts
@@ -60,23 +60,24 @@ def make_loss(
     return loss_fn
 
 
-def _listening(heads, aux: dict, batch: AVBatch, weights: Mapping[str, float]) -> dict[str, Array]:
+def _listening(model, aux: dict, batch: AVBatch, weights: Mapping[str, float]) -> dict[str, Array]:
     losses = {}
     if weights["sounds"]:
-        logits = heads.sound_logits(aux["audio_features"])
+        logits = model.sound_classifier(aux["audio_features"])
         losses["sounds"] = sound_classification(
             logits, batch.sounds, batch.sounds_known, batch.valid
         )
-    if weights["map"] or weights["contrast"]:
-        pixels, sound = heads.common_space(aux["mask_features"], aux["audio_embedding"])
-        scale = jnp.exp(heads.log_scale[...])
+    if not (weights["map"] or weights["contrast"]):
+        return losses
+    space = aux.get("audio_visual_map")
+    if space is None:
+        space = model.audio_visual_map(aux["mask_features"], aux["audio_embedding"])
+    shared = (space["pixels"], space["sound"], batch.labels, batch.annotated)
     if weights["map"]:
-        losses["map"] = audio_visual_map(
-            pixels, sound, batch.labels, batch.annotated, scale=scale, bias=heads.bias[...]
-        )
+        losses["map"] = audio_visual_map(*shared, scale=space["scale"], bias=space["bias"])
     if weights["contrast"]:
         losses["contrast"] = audio_visual_contrast(
-            pixels, sound, batch.labels, batch.annotated, batch.sounds, batch.sounds_known, scale
+            *shared, batch.sounds, batch.sounds_known, space["scale"]
         )
     return losses
 

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssp_jax.models.linear import Linear
+from ssp_jax.models.audio_visual_map import AudioVisualMap
 from ssp_jax.models.mask_decoder import MaskDecoder, head_init
 from ssp_jax.models.pixel_decoder import PixelDecoder
 from ssp_jax.models.resize import resize_bilinear
@@ -41,6 +42,8 @@ class SSP(nnx.Module):
       decoder_layers, decoder_ffn: masked-attention decoder.
       decoder_adapter: 'replace' in AAVS's stage 1, 'after' in stage 2, 'none' is Mask2Former.
       mask_prompt: take a mask prompt (method 3.6).
+      heard_prompt: (ours) the network prompts itself with its `AudioVisualMap`; not with
+        mask_prompt.
       audio_hidden, audio_width, final_relu: audio projection and `VGGish`.
       sampling: see `DeformableAttention`.
       remat: recompute transformer layers in the backward pass, to save memory.
@@ -68,6 +71,7 @@ class SSP(nnx.Module):
         decoder_ffn: int = 2048,
         decoder_adapter: str = "replace",
         mask_prompt: bool = False,
+        heard_prompt: bool = False,
         audio_hidden: int = 512,
         audio_width: float = 1.0,
         final_relu: bool = False,
@@ -75,6 +79,11 @@ class SSP(nnx.Module):
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
+        if mask_prompt and heard_prompt:
+            raise ValueError("mask_prompt and heard_prompt exclude each other")
+        self.heard_prompt = heard_prompt
+        if heard_prompt:
+            self.audio_visual_map = AudioVisualMap(hidden, hidden, rngs=rngs)
         self.encoder = Swin(
             embed_dim=embed_dim,
             depths=depths,
@@ -106,7 +115,7 @@ class SSP(nnx.Module):
             layers=decoder_layers,
             ffn=decoder_ffn,
             decoder_adapter=decoder_adapter,
-            mask_prompt=mask_prompt,
+            mask_prompt=mask_prompt or heard_prompt,
             remat=remat,
             rngs=rngs,
         )
@@ -145,8 +154,12 @@ class SSP(nnx.Module):
         audio = self.audio_projection(audio_features)
         backbone = self.encoder(frames)
         mask_features, multi_scale = self.pixel_decoder(backbone)
+        heard = {}
+        if self.heard_prompt:
+            heard["audio_visual_map"] = self.audio_visual_map(mask_features, audio)
+            mask_prompt = jax.nn.sigmoid(heard["audio_visual_map"]["logits"])
         predictions, aux = self.mask_decoder(mask_features, multi_scale, audio, mask_prompt)
-        return predictions, aux | {
+        return predictions, aux | heard | {
             "backbone": backbone,
             "mask_features": mask_features,
             "multi_scale": multi_scale,

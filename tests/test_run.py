@@ -1,0 +1,146 @@
+"""The whole road at a tiny size: prepare, train, resume, evaluate, write."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.data.datasets import open_datasets
+from ssp_jax.errors import UserError
+from ssp_jax.evaluators.report import format_table
+from ssp_jax.main import run
+from ssp_jax.stage import Stage, check_workdir
+from tests.tiny_run import get_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="module")
+def whole_run(prepared, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, run(get_config(prepared), workdir)
+
+
+def _final_params(config, workdir):
+    data = open_datasets(config, config.avs.train)
+    stage = Stage(config, "avs", data, workdir / "avs")
+    checkpoints = Checkpoints(workdir / "avs" / "checkpoints")
+    state, _ = checkpoints.restore(stage.state, stage.shardings)
+    checkpoints.close()
+    return jax.device_get(state.params)
+
+
+def test_writes_results_pictures_and_metrics(whole_run):
+    workdir, results = whole_run
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert set(results) == {"s4", "ms3", "avss"}
+    for result in results.values():
+        assert 0 <= result["miou"] <= 1
+        assert set(result) >= {"fscore", "foreign_sounds", "nothing", "moving", "visible"}
+        # Masks of every visible object are closer to the truth than none at all.
+        assert result["visible"]["miou"] > result["nothing"]["miou"]
+    assert all((workdir / p).exists() for p in ("avs/s4.png", "avs/ms3.png", "avss/avss.png"))
+    lines = [json.loads(x) for x in (workdir / "avs/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert list((workdir / "avs/events").iterdir())
+    table = format_table(results)
+    assert f"{100 * results['s4']['miou']:.1f} / {100 * results['s4']['fscore']:.1f}" in table
+
+
+def test_a_finished_run_is_not_done_again(whole_run, prepared):
+    workdir, results = whole_run
+    before = (workdir / "avs/metrics.jsonl").read_bytes()
+    assert run(get_config(prepared), workdir) == results
+    assert (workdir / "avs/metrics.jsonl").read_bytes() == before
+
+
+def test_resumed_training_equals_uninterrupted(whole_run, prepared, tmp_path, monkeypatch):
+    config = get_config(prepared)
+    config.stages = ("avs",)
+    calls = []
+    original = Checkpoints.save
+
+    def save_then_die(self, state, data_state):
+        original(self, state, data_state)
+        self.wait()
+        if not calls:
+            calls.append(int(state.step))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path)
+    assert calls == [2]
+    run(config, tmp_path)
+    uninterrupted = _final_params(get_config(prepared), whole_run[0])
+    resumed = _final_params(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, uninterrupted, resumed)
+    steps = [json.loads(x)["step"] for x in (tmp_path / "avs/metrics.jsonl").open()]
+    assert sorted(set(steps)) == [1, 2, 3, 4]
+
+
+def test_one_and_eight_devices_give_the_same_loss(prepared, whole_run):
+    script = (
+        "import sys, jax\n"
+        "jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))\n"
+        "from tests.tiny_run import get_config\n"
+        "from ssp_jax.data.datasets import open_datasets\n"
+        "from ssp_jax.stage import Stage\n"
+        "from ssp_jax.train_step import make_loss\n"
+        "from pathlib import Path\n"
+        "config = get_config(sys.argv[2])\n"
+        "config.mesh.fsdp = int(sys.argv[3])\n"
+        "stage = Stage(config, 'avs', open_datasets(config, config.avs.train), Path('unused'))\n"
+        "loss = make_loss(stage.graphdef, num_classes=2, max_targets=2,\n"
+        "    criterion=config.avs.criterion.to_dict(), listen=config.avs.listen.to_dict())\n"
+        "batch = stage.put(next(stage._train_batches()))\n"
+        "value = jax.jit(loss)(stage.state.params, batch, jax.random.key(0))[0]\n"
+        "print('LOSS', jax.device_count(), float(value))\n"
+    )
+    losses = []
+    for devices, fsdp in (("1", "1"), ("8", "1"), ("8", "2")):
+        command = [sys.executable, "-c", script, devices, prepared, fsdp]
+        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        name, count, value = output.stdout.split()[-3:]
+        assert (name, count) == ("LOSS", devices)
+        losses.append(float(value))
+    np.testing.assert_allclose(losses[1:], losses[0], rtol=1e-5)
+
+
+def test_workdir_of_another_config_is_refused(tmp_path):
+    config = get_config()
+    check_workdir(config, tmp_path)
+    check_workdir(config, tmp_path)
+    config.avs.optim.lr = 0.5
+    with pytest.raises(UserError, match=r"avs\.optim\.lr: 0\.001 there, 0\.5 now"):
+        check_workdir(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/demo.py", "--config.avs.optim.rate=1"], "rate"),
+        (["--config=configs/s4.py:huge"], "expected one of 'base', 'small'"),
+        (["--config=configs/s4.py"], "configs/demo.py"),
+        (["--config=configs/demo.py", "--config.protocol=mine"], "unknown protocol 'mine'"),
+        (["--config=configs/demo.py", "--config.stages=('avz',)"], "('avz',)"),
+    ],
+)
+def test_mistakes_give_one_line(arguments, message, tmp_path):
+    command = [sys.executable, "-m", "ssp_jax.main", f"--workdir={tmp_path / 'run'}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    line = next(x for x in done.stderr.splitlines() if x.startswith("error:"))
+    assert message in line
+    assert not (tmp_path / "run").exists()

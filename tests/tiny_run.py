@@ -1,0 +1,37 @@
+"""The demo's config at a size that compiles and runs in seconds, for tests of the whole road."""
+
+from configs import demo
+
+TINY_MODEL = {
+    "embed_dim": 16,
+    "depths": (1, 1, 1, 1),
+    "swin_heads": (1, 1, 2, 2),
+    "hidden": 32,
+    "heads": 2,
+    "encoder_layers": 1,
+    "encoder_ffn": 32,
+    "decoder_layers": 1,
+    "decoder_ffn": 32,
+    "audio_hidden": 16,
+    "audio_width": 0.0625,
+}
+
+
+def get_config(prepared_dir: str = "prepared"):
+    """Both stages of the demo on `builtin_tiny`, four steps each."""
+    config = demo.get_config()
+    with config.unlocked():
+        config.model.overrides.update(TINY_MODEL)
+    config.prepared_dir = prepared_dir
+    config.log_every = 1
+    config.data.frame_size = config.data.stored_size = 64
+    config.data.label_size = 64
+    for name in ("avs", "avss"):
+        stage = config[name]
+        stage.train = tuple(word.replace("builtin", "builtin_tiny") for word in stage.train)
+        for split in ("val", "test"):
+            for key, word in stage[split].items():
+                stage[split][key] = word.replace("builtin", "builtin_tiny")
+        stage.steps, stage.eval_every, stage.batch_size = 4, 2, 8
+        stage.criterion.num_points = 64
+    return config
