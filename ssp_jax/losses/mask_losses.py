@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from ssp_jax.errors import UserError
@@ -57,14 +58,20 @@ def draw(
             f"importance_sample_ratio = {importance_sample_ratio}: expected at least 1 point, a "
             "ratio of at least 1, and a share between 0 and 1."
         )
-    keys = jax.random.split(key, 3)
-    lead = (num_frames, num_predictions)
     candidates = int(num_points * oversample_ratio)
     others = num_points - int(importance_sample_ratio * num_points)
+    sizes = num_points, num_targets * candidates, num_targets * others
+    # One call, and one random word per point, since on CPU the generator is a good part of the
+    # loss: 16 bits a coordinate place a point to a hundredth of a mask's pixel and better.
+    bits = jax.random.bits(key, (num_frames, num_predictions, sum(sizes)), jnp.uint32)
+    halves = jnp.stack([bits >> 16, bits & 0xFFFF], axis=-1).astype(jnp.float32)
+    at = (halves + 0.5) / 2**16
+    matching_points, candidate_points, other_points = jnp.split(at, np.cumsum(sizes)[:-1], axis=2)
+    per_pair = (num_frames, num_predictions, num_targets)
     return Draws(
-        jax.random.uniform(keys[0], (*lead, num_points, 2)),
-        jax.random.uniform(keys[1], (*lead, num_targets, candidates, 2)),
-        jax.random.uniform(keys[2], (*lead, num_targets, others, 2)),
+        matching_points,
+        candidate_points.reshape(*per_pair, candidates, 2),
+        other_points.reshape(*per_pair, others, 2),
     )
 
 
@@ -146,6 +153,8 @@ def criterion(
         "mask_weight": mask_weight,
         "dice_weight": dice_weight,
     }
+    # Else XLA on CPU runs the generator again in each of its uses.
+    draws = jax.lax.optimization_barrier(draws)
     query, target, matched = _match_layers(layers, targets, draws, weights)
     per_layer = {
         "class": class_weight
@@ -225,15 +234,14 @@ def _mask_losses(
     num_uncertain: int,
 ) -> tuple[Float[Array, "N L M"], Float[Array, "N L M"]]:
     """BCE and dice of every pair on points of which most are where the prediction is uncertain."""
+    # Without the barriers XLA on CPU fuses the samples into the selection, and the selection into
+    # every later gather, and computes them again and again: twice the time of these losses.
+    barrier = jax.lax.optimization_barrier
     fixed = jax.lax.stop_gradient(pairs)
-    uncertainty = -jnp.abs(points.sample_masks(fixed, draws.candidates))
-    _, chosen = jax.lax.top_k(uncertainty, num_uncertain)
-    # x and y apart: a gather of scalars is quicker than one of pairs.
-    chosen_points = jnp.stack(
-        [jnp.take_along_axis(draws.candidates[..., axis], chosen, axis=-1) for axis in (0, 1)],
-        axis=-1,
-    )
-    where = jnp.concatenate([chosen_points, draws.random], axis=-2)
+    certainty = barrier(jnp.abs(points.sample_masks(fixed, draws.candidates)))
+    chosen = points.least(certainty, num_uncertain)
+    uncertain = jnp.take_along_axis(draws.candidates, chosen[..., None], axis=-2)
+    where = barrier(jnp.concatenate([uncertain, draws.random], axis=-2))
     truth = jax.lax.stop_gradient(targets.at_own_points(target, where))
     logits = points.sample_masks(pairs, where)
     bce = (jax.nn.softplus(logits) - logits * truth).mean(-1)

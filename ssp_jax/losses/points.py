@@ -5,6 +5,7 @@ size. Pixel centres lie at (i + 0.5) / size (no corner alignment) and everything
 counts as 0 (PyTorch's `grid_sample(..., align_corners=False, padding_mode="zeros")`).
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array as JaxArray
 from jaxtyping import Array, Float, Int, Shaped, UInt8
@@ -57,6 +58,28 @@ def sample_classes(
         corner = _take(flat, index + offset).astype(classes.dtype)
         value += jnp.where(corner == classes[..., None], weight, 0)
     return value
+
+
+def least(values: Float[Array, "*n C"], count: int) -> Int[Array, "*n count"]:
+    """Indices, ascending, of the `count` smallest of values >= 0; of equal ones the first.
+
+    The same set as `jax.lax.top_k(-values, count)`, unsorted, which is all that a choice of points
+    needs, and quicker: 10 against 17 ms on a CPU core for 128 rows of 3,072, a quarter chosen.
+    """
+    # Floats >= 0 are ordered as their bits are, so 31 bits of the threshold can be found in turn.
+    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+
+    def settle(step: JaxArray, threshold: JaxArray) -> JaxArray:
+        higher = threshold | (1 << (30 - step))
+        enough = (bits < higher[..., None]).sum(-1) >= count
+        return jnp.where(enough, threshold, higher)
+
+    threshold = jax.lax.fori_loop(0, 31, settle, jnp.zeros_like(bits[..., 0]))[..., None]
+    below, at = bits < threshold, bits == threshold
+    room = count - below.sum(-1, keepdims=True)
+    position = jnp.cumsum(below, -1) + jnp.minimum(jnp.cumsum(at, -1), room)
+    find = jnp.vectorize(jnp.searchsorted, signature="(c),(k)->(k)")
+    return find(position, jnp.arange(1, count + 1))
 
 
 def _corners(points: JaxArray, height: int, width: int) -> tuple[JaxArray, list[JaxArray], int]:

@@ -1,6 +1,7 @@
 """The criterion against the loss that AAVS's public code computed (tests/data/golden)."""
 
 import functools
+import json
 import pathlib
 
 import jax
@@ -59,17 +60,30 @@ def explicit_targets(masks, classes, width):
     )
 
 
-@pytest.mark.parametrize("width", [3, 5])
-@pytest.mark.parametrize("stage", [1, 2])
-def test_explicit_masks_give_the_stored_loss(stage, width):
+@pytest.mark.parametrize(("stage", "width"), [(1, 2), (2, 5)])
+def test_explicit_masks_give_the_stored_loss_and_gradients(stage, width):
     stored, final, aux, masks, classes = load(stage)
     draws = padded_draws(stored, [len(c) for c in classes], width)
     aims = explicit_targets(masks, classes, width)
-    criterion = jax.jit(functools.partial(mask_losses.criterion, **AAVS))
-    loss, parts = criterion(final, aux, aims, draws=draws)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def criterion(layers):
+        return mask_losses.criterion(layers[0], layers[1:], aims, draws=draws, **AAVS)
+
+    (loss, parts), grads = criterion([final, *aux])
     np.testing.assert_allclose(loss, stored["out/loss"][0], rtol=1e-5)
     np.testing.assert_allclose(parts["class"] + parts["mask"] + parts["dice"], loss, rtol=1e-6)
     assert parts["targets"] == sum(map(len, classes))
+    # The gradient of a last bias is the sum of the gradients of what it was added to.
+    norms = json.loads(stored["grad_norms_json"].tobytes())
+    bias = sum(g["class_logits"].sum((0, 1)) for g in grads)
+    np.testing.assert_allclose(jnp.linalg.norm(bias), norms["class_predictor.bias"], rtol=1e-4)
+    if stage == 1:  # in stage 2 the prompt is added to the stored mask features
+        pixels = stored["out/mask_features"]
+        bias = sum(jnp.einsum("nqhw,nchw->c", g["mask_logits"], pixels) for g in grads)
+        name = "model.transformer_module.decoder.mask_predictor.mask_embedder.2.0.bias"
+        np.testing.assert_allclose(jnp.linalg.norm(bias), norms[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("stage", "num_classes", "width"), [(1, 2, 2), (2, 71, 5)])
@@ -79,14 +93,10 @@ def test_label_maps_give_the_stored_loss(stage, num_classes, width):
         [np.tensordot(c, m, 1).astype(np.uint8) for m, c in zip(masks, classes, strict=True)]
     )
     draws = padded_draws(stored, [len(c) for c in classes], width)
-    loss, _ = mask_losses.set_criterion(
-        final,
-        aux,
-        jnp.asarray(labels),
-        jnp.ones(FRAMES, bool),
-        num_classes=num_classes,
-        max_targets=width,
-        draws=draws,
-        **AAVS,
+    criterion = functools.partial(
+        mask_losses.set_criterion, num_classes=num_classes, max_targets=width, **AAVS
+    )
+    loss, _ = jax.jit(criterion)(
+        final, aux, jnp.asarray(labels), jnp.ones(FRAMES, bool), draws=draws
     )
     np.testing.assert_allclose(loss, stored["out/loss"][0], rtol=1e-5)
