@@ -108,7 +108,7 @@ def test_neither_motion_nor_sight_tells_what_sounds(scenes):
     assert np.mean(moves[True]) == pytest.approx(0.67, abs=0.05)
     assert np.mean(moves[False]) == pytest.approx(0.5, abs=0.06)
     with_silent = [any(not a.sounding.any() for a in s.actors) for s in scenes["v1s"]]
-    assert np.mean(with_silent) > 0.8
+    assert all(with_silent)
     sides = {
         loud: np.mean([a.side for s in scenes["v1s"] for a in s.actors if a.sounding.any() == loud])
         for loud in (True, False)

@@ -61,7 +61,7 @@ class AvsBuiltin(ClipBuilder):
     """
 
     # Counts up whenever a clip's content changes.
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
     BENCHMARK = "builtin"
     WITH_OBJECTS = True
     SIZE = "demo"

@@ -147,13 +147,13 @@ def _schedule(rng: np.random.Generator, subset: str, num_frames: int) -> list[np
     """Per object a (T,) bool array of the seconds it sounds in; silent objects come last."""
     on, off = np.ones(num_frames, bool), np.zeros(num_frames, bool)
     if subset == "v1s":
-        return [on] + [off] * int(np.searchsorted((0.1, 0.6), rng.random()))
+        return [on] + [off] * (1 + int(rng.random() < 0.65))
     if subset == "v1m":
         count = 2 + int(rng.random() < 0.5)
-        silent = int(rng.random() < 0.6)
+        silent = 1 + int(rng.random() < 0.5)
         return [_switching(rng, num_frames, 0.38) for _ in range(count)] + [off] * silent
     count = 1 + int(np.searchsorted((0.5, 0.85), rng.random()))
-    silent = int(np.searchsorted((0.1, 0.7), rng.random()))
+    silent = 1 + int(rng.random() < 0.5)
     heard = [on if rng.random() < 0.4 else _switching(rng, num_frames, 0.3) for _ in range(count)]
     return heard + [off] * silent
 
