@@ -12,7 +12,7 @@ def stage(**changes) -> ConfigDict:
             "test": {},
             "num_queries": 30,
             "max_targets": 2,  # classes of one frame that the loss can hold, background included
-            "init_from": "",  # stage or folder of another run whose fitting parameters to start from
+            "init_from": "",  # stage or folder whose fitting parameters to start from
             "batch_size": 16,  # frames per step, over all devices
             "steps": 1000,
             "eval_every": 250,
@@ -82,6 +82,9 @@ def small(config: ConfigDict) -> ConfigDict:
     config.data.frame_size = 128
     config.data.augment.flip = 0.5
     config.data.augment.scale = (0.8, 1.25)
+    # Every fifth clip hears another's sound and has nothing to mark: without such negatives the
+    # network marks whatever is visible.
+    config.data.augment.foreign_sound = 0.2
     config.data.augment.brightness = config.data.augment.contrast = 0.2
     return config
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the last state with the data iterator, and the best parameters; never half written."""
+"""Checkpoints: the last state with the data iterator, and the best parameters, each whole."""
 
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class Checkpoints:
             )
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise UserError(
-                f"{self._last.directory}: the checkpoint of step {step} does not fit this config or "
-                f"is damaged ({_first_line(error)}). Use the config it was made with, or another "
+                f"{self._last.directory}: the checkpoint of step {step} does not fit this config "
+                f"or is damaged ({_first_line(error)}). Use the config it was made with, or another "
                 "--workdir"
             ) from error
         return restored["state"], restored["data"]

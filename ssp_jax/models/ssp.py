@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ssp_jax.models.linear import Linear
 from ssp_jax.models.audio_visual_map import AudioVisualMap
+from ssp_jax.models.linear import Linear
 from ssp_jax.models.mask_decoder import MaskDecoder, head_init
 from ssp_jax.models.pixel_decoder import PixelDecoder
 from ssp_jax.models.resize import resize_bilinear
