@@ -58,8 +58,8 @@ class Checkpoints:
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise UserError(
                 f"{self._last.directory}: the checkpoint of step {step} does not fit this config "
-                f"or is damaged ({_first_line(error)}). Use the config it was made with, or another "
-                "--workdir"
+                f"or is damaged ({_first_line(error)}). Use the config it was made with, or "
+                "another --workdir"
             ) from error
         return restored["state"], restored["data"]
 
