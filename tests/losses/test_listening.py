@@ -6,15 +6,18 @@ import pytest
 from ssp_jax.losses import listening
 
 LOG2 = np.log(2.0)
+audio_visual_map = jax.jit(listening.audio_visual_map)
+audio_visual_contrast = jax.jit(listening.audio_visual_contrast)
+sound_classification = jax.jit(jax.value_and_grad(listening.sound_classification))
+sounding_share = jax.jit(listening.sounding_share, static_argnums=1)
 
 
 def test_sounds_are_learnt_where_known():
     sounds = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     known, valid = jnp.asarray([True, True, False, True]), jnp.asarray([True, True, True, False])
     logits = jnp.zeros((4, 2)).at[0].set(jnp.asarray([100.0, -100.0])).at[2].set(-1e4)
-    value = listening.sound_classification(logits, sounds, known, valid)
+    value, grad = sound_classification(logits, sounds, known, valid)
     np.testing.assert_allclose(value, LOG2 / 2, rtol=1e-6)  # frame 0 is right, frame 1 undecided
-    grad = jax.grad(listening.sound_classification)(logits, sounds, known, valid)
     assert (grad[2:] == 0).all()
     np.testing.assert_allclose(grad[1], [0.125, -0.125], rtol=1e-6)
 
@@ -24,18 +27,18 @@ def test_nothing_known_costs_nothing(known):
     sounds = jnp.zeros((3, 0)) if known else jnp.ones((3, 2))
     args = (sounds, jnp.full(3, known), jnp.ones(3, bool))
     logits = jnp.ones((3, max(sounds.shape[1], 1)))
-    value, grad = jax.value_and_grad(listening.sound_classification)(logits, *args)
+    value, grad = sound_classification(logits, *args)
     assert value == 0
     assert (grad == 0).all()
 
 
 def test_sounding_share_is_the_area():
     labels = jnp.zeros((1, 4, 6), jnp.uint8).at[0, :2, :3].set(7).at[0, 3, 5].set(1)
-    exact = listening.sounding_share(labels, (2, 2))
+    exact = sounding_share(labels, (2, 2))
     np.testing.assert_allclose(exact, [[[1, 0], [0, 1 / 6]]], atol=1e-6)
-    uneven = listening.sounding_share(labels, (2, 4))  # cells 1.5 pixels wide
+    uneven = sounding_share(labels, (2, 4))  # cells 1.5 pixels wide
     np.testing.assert_allclose(uneven, [[[1, 1, 0, 0], [0, 0, 0, 1 / 3]]], atol=1e-6)
-    finer = listening.sounding_share(labels, (8, 12))
+    finer = sounding_share(labels, (8, 12))
     np.testing.assert_array_equal(finer, (labels > 0).repeat(2, 1).repeat(2, 2))
 
 
@@ -50,18 +53,16 @@ def scene():
 def test_the_map_is_right_wrong_or_undecided():
     pixels, sound, labels = scene()
     annotated = jnp.ones(2, bool)
-    right = listening.audio_visual_map(pixels, sound, labels, annotated, scale=30.0)
+    right = audio_visual_map(pixels, sound, labels, annotated, scale=30.0)
     assert right < 1e-3
-    wrong = listening.audio_visual_map(pixels, -sound, labels, annotated, scale=30.0)
+    wrong = audio_visual_map(pixels, -sound, labels, annotated, scale=30.0)
     assert wrong > 30
-    undecided = listening.audio_visual_map(pixels, sound, labels, annotated, scale=0.0)
+    undecided = audio_visual_map(pixels, sound, labels, annotated, scale=0.0)
     dice = (1 - (2 * 4 + 1) / (8 + 8 + 1)) + (1 - 1 / (8 + 1))
     np.testing.assert_allclose(undecided, LOG2 + dice / 2, rtol=1e-6)
-    only_first = listening.audio_visual_map(
-        pixels, sound, labels, jnp.asarray([True, False]), scale=0.0
-    )
+    only_first = audio_visual_map(pixels, sound, labels, jnp.asarray([True, False]), scale=0.0)
     np.testing.assert_allclose(only_first, LOG2 + 1 - 9 / 17, rtol=1e-6)
-    shifted = listening.audio_visual_map(
+    shifted = audio_visual_map(
         pixels, sound, labels, jnp.asarray([False, True]), scale=0.0, bias=-30.0
     )
     assert shifted < 1e-3
@@ -80,7 +81,7 @@ def frames(vectors, masks=None):
 
 def contrast(pixels, sound, labels, sounds, *, annotated=None, known=None, clip=None, scale=10.0):
     everywhere = jnp.ones(len(pixels), bool)
-    return listening.audio_visual_contrast(
+    return audio_visual_contrast(
         pixels,
         jnp.asarray(sound, jnp.float32),
         labels,
@@ -134,10 +135,10 @@ def test_gradients_are_finite_where_everything_is_empty():
     def loss(pixels, sound):
         everywhere = jnp.ones(3, bool)
         sounds = jnp.eye(3)
-        return listening.audio_visual_contrast(
+        return audio_visual_contrast(
             pixels, sound, labels, everywhere, sounds, everywhere
-        ) + listening.audio_visual_map(pixels, sound, labels, everywhere)
+        ) + audio_visual_map(pixels, sound, labels, everywhere)
 
-    value, grads = jax.value_and_grad(loss, argnums=(0, 1))(pixels, sound)
+    value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(pixels, sound)
     assert jnp.isfinite(value)
     assert all(jnp.isfinite(grad).all() for grad in grads)

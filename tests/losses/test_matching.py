@@ -50,7 +50,7 @@ def test_the_cost_is_the_written_formula():
     t = rng.random((2, 2, 11)).astype(np.float32)
     logits = rng.normal(0, 1, (2, 3, 5)).astype(np.float32)
     labels = np.array([[0, 3], [2, -1]])
-    cost = matching.matching_cost(*map(jnp.asarray, (x, logits, t, labels)))
+    cost = jax.jit(matching.matching_cost)(*map(jnp.asarray, (x, logits, t, labels)))
     p = 1 / (1 + np.exp(-x))
     softmax = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for n, q, m in [(0, 0, 0), (0, 2, 1), (1, 1, 0)]:
