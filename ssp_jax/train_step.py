@@ -76,7 +76,7 @@ def _listening(model, aux: dict, batch: AVBatch, weights: Mapping[str, float]) -
         losses["map"] = audio_visual_map(*shared, scale=space["scale"], bias=space["bias"])
     if weights["contrast"]:
         losses["contrast"] = audio_visual_contrast(
-            *shared, batch.sounds, batch.sounds_known, space["scale"]
+            *shared, batch.sounds, batch.sounds_known, space["scale"], clip=batch.clip
         )
     return losses
 
