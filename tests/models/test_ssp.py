@@ -1,0 +1,156 @@
+"""Contracts of the whole network: state, shapes, errors, recomputation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ssp_jax.models.adapters import Adapter, apply_layer
+from ssp_jax.models.sizes import SIZES
+from ssp_jax.models.ssp import SSP, segmentation_map
+
+TINY = {
+    "embed_dim": 8,
+    "depths": (1, 1, 2, 1),
+    "swin_heads": (1, 1, 2, 2),
+    "window": 4,
+    "gelu": "tanh",
+    "adapters": False,
+    "hidden": 32,
+    "heads": 2,
+    "encoder_layers": 1,
+    "encoder_ffn": 32,
+    "decoder_layers": 2,
+    "decoder_ffn": 32,
+    "decoder_adapter": "none",
+    "audio_hidden": 16,
+    "audio_width": 1 / 32,
+}
+
+
+def example(**extra):
+    """(graphdef, random parameters, whatever state is no parameter) of a tiny model."""
+    model = nnx.eval_shape(lambda: SSP(3, 5, **(TINY | extra), rngs=nnx.Rngs(0)))
+    graphdef, shapes, rest = nnx.split(model, nnx.Param, ...)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), nnx.to_pure_dict(shapes)
+    )
+    return graphdef, params, rest
+
+
+def inputs(height=64, width=64, frames=2):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(frames, height, width, 3)).astype(np.float32)
+    return images, rng.normal(size=(frames, 96, 64)).astype(np.float32)
+
+
+def test_all_state_is_parameters():
+    _, params, rest = example()
+    assert not jax.tree.leaves(rest)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_shapes_of_an_input_that_no_stride_divides():
+    graphdef, params, _ = example()
+    images, log_mel = inputs(50, 70)
+    predictions, aux = jax.eval_shape(
+        lambda params: nnx.merge(graphdef, params)(images, log_mel), params
+    )
+    assert predictions["mask_logits"].shape == (2, 5, 13, 18)
+    assert predictions["class_logits"].shape == (2, 5, 4)
+    assert [feature.shape[1:3] for feature in aux["backbone"]] == [(13, 18), (7, 9), (4, 5), (2, 3)]
+    assert len(aux["layers"]) == 2
+
+
+def test_audio_reaches_the_prediction_of_its_own_frame_only():
+    graphdef, params, _ = example()
+    images, log_mel = inputs(32, 32)
+    other = log_mel.copy()
+    other[0] += 1.0
+    apply = jax.jit(lambda log_mel: nnx.merge(graphdef, params)(images, log_mel)[0]["mask_logits"])
+    difference = np.abs(np.asarray(apply(other) - apply(log_mel))).max(axis=(1, 2, 3))
+    assert difference[0] > 1e-3
+    assert difference[1] == 0
+
+
+def test_every_parameter_has_a_gradient():
+    graphdef, params, _ = example(depths=(1, 1, 1, 1), decoder_layers=1)
+    images, log_mel = inputs()
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        predictions, aux = nnx.merge(graphdef, params)(images, log_mel)
+        leaves = jax.tree.leaves((predictions, aux["layers"]))
+        return sum(jnp.mean(jnp.square(leaf)) for leaf in leaves)
+
+    gradients = jax.tree_util.tree_leaves_with_path(gradient(params))
+    assert not [jax.tree_util.keystr(path) for path, leaf in gradients if not np.any(leaf)]
+
+
+def test_remat_recomputes_every_transformer_layer():
+    def checkpoints(remat):
+        graphdef, params, _ = example(remat=remat)
+        jaxpr = jax.make_jaxpr(lambda params: nnx.merge(graphdef, params)(*inputs())[0])(params)
+        return sum(equation.primitive.name in ("checkpoint", "remat2") for equation in jaxpr.eqns)
+
+    assert checkpoints(False) == 0
+    assert checkpoints(True) == sum(TINY["depths"]) + TINY["encoder_layers"] + 2
+
+
+def test_a_recomputed_layer_has_the_same_gradients():
+    layer = Adapter(8, residual=False, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(layer)
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+
+    def gradient(remat):
+        def loss(params, x):
+            return jnp.sin(apply_layer(nnx.merge(graphdef, params), x, remat=remat)).sum()
+
+        return jax.grad(loss, argnums=(0, 1))(params, x)
+
+    for plain, recomputed in zip(*map(jax.tree.leaves, map(gradient, (False, True))), strict=True):
+        assert np.any(plain)
+        np.testing.assert_allclose(plain, recomputed, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("built_with", "prompt", "message"), [(True, None, "needs"), (False, np.ones, "without")]
+)
+def test_prompt_and_model_must_agree(built_with, prompt, message):
+    model = nnx.eval_shape(lambda: SSP(3, 5, **TINY, mask_prompt=built_with, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(model)
+    prompt = prompt and jnp.asarray(prompt((2, 20, 20)))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda params: nnx.merge(graphdef, params)(*inputs(), prompt), params)
+
+
+@pytest.mark.parametrize("change", [{"gelu": "erf"}, {"decoder_adapter": "before"}, {"hidden": 48}])
+def test_unknown_choices_and_sizes_are_refused(change):
+    with pytest.raises(ValueError):
+        nnx.eval_shape(lambda: SSP(3, 5, **(TINY | change), rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_presets_are_valid(name):
+    model = nnx.eval_shape(lambda: SSP(2, 10, **SIZES[name], rngs=nnx.Rngs(0)))
+    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model.encoder)))
+    millions = sum(leaf.size for leaf in leaves) / 1e6
+    # Swin-B without its classifier has 86.7 M (Liu et al. 2021), the adapters d * d a block: 7 M.
+    expected = {"small": 1.43, "base": 93.9}
+    assert millions == pytest.approx(expected[name], rel=0.005)
+
+
+def test_segmentation_of_certain_queries():
+    mask_logits = np.full((1, 2, 4, 4), -50.0, np.float32)
+    mask_logits[0, 0, :, :2] = 50.0
+    mask_logits[0, 1, :, 2:] = 50.0
+    class_logits = np.full((1, 2, 4), -50.0, np.float32)
+    class_logits[0, 0, 1] = class_logits[0, 1, 3] = 50.0  # query 1 says "no object"
+    scores = segmentation_map(jnp.asarray(mask_logits), jnp.asarray(class_logits), 16, (8, 8))
+    assert scores.shape == (1, 3, 8, 8)
+    np.testing.assert_allclose(scores[0, 1, :, :3], 1.0, atol=1e-6)
+    np.testing.assert_allclose(scores[0, 1, :, 5:], 0.0, atol=1e-6)
+    assert np.abs(np.asarray(scores[0, 2])).max() < 1e-6
