@@ -1,6 +1,16 @@
 """What the four configs share: every key with its default. Change values in the configs."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ssp_jax.models.sizes import SIZES
+
+# What can be overridden in `SSP`, beyond what every size names.
+_MODEL = {key: type(value) for key, value in SIZES["base"].items()} | {
+    "final_relu": bool,
+    "heard_prompt": bool,
+    "remat": bool,
+}
 
 
 def stage(**changes) -> ConfigDict:
@@ -70,7 +80,8 @@ def base() -> ConfigDict:
                     "foreign_sound": 0.0,
                 },
             },
-            "model": {"size": "base", "overrides": {}},
+            # A size of ssp_jax/models/sizes.py; a number given here replaces the size's own.
+            "model": {"size": "base"} | {key: placeholder(kind) for key, kind in _MODEL.items()},
         }
     )
 

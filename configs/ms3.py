@@ -7,12 +7,13 @@ DIR holds Single-source/ and Multi-sources/ as downloaded.
 """
 
 from configs.common import SMALL_STAGE, base, small, stage
+from ssp_jax.errors import UserError
 
 
 def get_config(size: str = "base"):
     """The real size, or `small`: trained from scratch, every parameter free."""
     if size not in ("base", "small"):
-        raise ValueError(f"configs/ms3.py:{size}: expected one of 'base', 'small'")
+        raise UserError(f"configs/ms3.py:{size}: expected one of 'base', 'small'")
     config = base()
     config.stages = ("avs",)
     data = {

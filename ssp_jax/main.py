@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from ssp_jax.data.datasets import open_datasets
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
 
 def _show_own_log() -> None:
     # Only this project's lines: orbax, TFDS and absl say dozens a minute that nobody asked for.
+    absl_logging.set_verbosity(absl_logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("ssp_jax", "tfds_builders"):
@@ -77,24 +79,23 @@ def _show_own_log() -> None:
         logger.setLevel(logging.INFO)
 
 
-def cli() -> None:
-    """`python -m ssp_jax.main`; flag and config errors become one line as well."""
+def _parse_flags(argv: list[str]) -> list[str]:
+    # ml_collections and absl raise plain errors, some with a traceback inside the message, for
+    # misspelt or mistyped overrides and for what a config file itself refuses.
     try:
-        app.run(main)
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
-        if not _from_flags(error):
-            raise
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError) as error:
+        # KeyError quotes its message; the last line is what follows a traceback.
+        text = str(error.args[0] if error.args else error)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        line = lines[-1] if "Traceback" in text else " ".join(lines)
+        print(f"error: {line.removeprefix('ssp_jax.errors.UserError: ')}", file=sys.stderr)
         sys.exit(1)
 
 
-def _from_flags(error: BaseException) -> bool:
-    # ml_collections raises plain errors for misspelt or mistyped overrides while parsing flags.
-    frames, trace = [], error.__traceback__
-    while trace:
-        frames.append(trace.tb_frame.f_code.co_name)
-        trace = trace.tb_next
-    return "run" in frames and "main" not in frames
+def cli() -> None:
+    """`python -m ssp_jax.main`."""
+    app.run(main, flags_parser=_parse_flags)
 
 
 if __name__ == "__main__":

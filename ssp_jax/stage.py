@@ -69,7 +69,7 @@ class Stage:
                 size=config.model.size,
                 num_queries=stage.num_queries,
                 num_sounds=len(self.data.sound_names),
-                overrides=config.model.overrides.to_dict(),
+                overrides={k: v for k, v in config.model.items() if k != "size" and v is not None},
                 rngs=rngs,
             )
 

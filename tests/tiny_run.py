@@ -20,8 +20,7 @@ TINY_MODEL = {
 def get_config(prepared_dir: str = "prepared"):
     """Both stages of the demo on `builtin_tiny`, four steps each."""
     config = demo.get_config()
-    with config.unlocked():
-        config.model.overrides.update(TINY_MODEL)
+    config.model.update(TINY_MODEL)
     config.prepared_dir = prepared_dir
     config.log_every = 1
     config.data.frame_size = config.data.stored_size = 64
