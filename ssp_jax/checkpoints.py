@@ -7,7 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ssp_jax.errors import UserError
-from ssp_jax.train_state import TrainState
+from ssp_jax.train_state import TrainState, path_name
 
 
 class Checkpoints:
@@ -102,6 +102,9 @@ def load_params(folder: Path, like: dict, shardings: Any) -> tuple[dict, list[st
 
     Returns:
       The parameters and the paths of the leaves that were not taken.
+
+    Raises:
+      UserError: no checkpoint there, or one of which nothing fits.
     """
     manager = ocp.CheckpointManager(Path(folder).resolve() / "best")
     step = manager.latest_step()
@@ -111,17 +114,21 @@ def load_params(folder: Path, like: dict, shardings: Any) -> tuple[dict, list[st
         "params"
     ]
     manager.close()
-    found = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(source)}
+    # By name: a restored tree has text for keys where the module had the numbers of a list.
+    found = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(source)}
     skipped = []
 
     def pick(path, leaf, sharding):
-        name = jax.tree_util.keystr(path)
+        name = path_name(path)
         if name in found and found[name].shape == leaf.shape:
             return jax.device_put(found[name], sharding)
         skipped.append(name)
         return leaf
 
-    return jax.tree_util.tree_map_with_path(pick, like, shardings), skipped
+    params = jax.tree_util.tree_map_with_path(pick, like, shardings)
+    if len(skipped) == len(jax.tree.leaves(like)):
+        raise UserError(f"{folder}: none of its parameters fits this model; it is of another size")
+    return params, skipped
 
 
 def _abstract(tree: Any, shardings: Any) -> Any:

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
-from ssp_jax.stage import Stage, check_workdir, write_results
+from ssp_jax.stage import Stage, check_config, check_workdir, write_results
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; default runs/<config name>.")
@@ -26,22 +26,19 @@ def run(config, workdir: Path) -> dict[str, dict]:
     """All stages of a config: {"s4": {"miou", "fscore", ...}, ...}, also in results.json.
 
     Raises:
-      UserError: see `Stage`, `open_datasets`, `check_workdir`.
+      UserError: see `check_config`, `open_datasets`, `Stage`, `check_workdir`.
     """
-    unknown = set(config.stages) - {"avs", "avss"}
-    if unknown or not all(name in config for name in config.stages):
-        known = [name for name in ("avs", "avss") if name in config]
-        raise UserError(f"config.stages={tuple(config.stages)}: this config has {known}")
+    check_config(config)
     words = [
         word
         for name in config.stages
         for word in (*config[name].train, *config[name].val.values(), *config[name].test.values())
     ]
     data = open_datasets(config, words)
+    stages = [Stage(config, name, data, workdir / name) for name in config.stages]
     check_workdir(config, workdir)
     results = {}
-    for name in config.stages:
-        stage = Stage(config, name, data, workdir / name)
+    for stage in stages:
         params = stage.train()
         for test, result in stage.evaluate(params):
             results[test] = result

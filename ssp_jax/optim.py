@@ -8,6 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
+from ssp_jax.train_state import path_name
 
 FROZEN = "frozen"
 # Norms, biases, position tables and query tables are not pulled to zero.
@@ -16,11 +17,7 @@ _NO_DECAY = re.compile(r"(^|/)(bias|scale)$|norm|embed|relative_position|queries
 
 def path_names(tree: Mapping) -> dict:
     """The tree with each leaf replaced by its path, 'encoder/stages/0/norm/scale'."""
-
-    def name(path, _):
-        return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
-
-    return jax.tree_util.tree_map_with_path(name, tree)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), tree)
 
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssp_jax.batch import AVBatch
 from ssp_jax.checkpoints import Checkpoints, load_params
 from ssp_jax.data.datasets import DataSets, read_spec
 from ssp_jax.data.pipeline import eval_batches, train_batches
@@ -22,11 +23,12 @@ from ssp_jax.evaluators.pictures import save_picture
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
 from ssp_jax.models.network import TrainedNetwork
-from ssp_jax.optim import count_parameters, make_optimizer
+from ssp_jax.models.sizes import SIZES
+from ssp_jax.optim import count_parameters, make_optimizer, make_schedule
 from ssp_jax.protocols import get_protocol
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.train import Loop
-from ssp_jax.train_state import create_state, split_model
+from ssp_jax.train_state import TrainState, split_model, state_maker
 from ssp_jax.train_step import make_loss, make_predict, make_train_step
 from ssp_jax.writers import MetricsWriter
 
@@ -73,12 +75,13 @@ class Stage:
                 rngs=rngs,
             )
 
-        self.graphdef, init = split_model(make_model)
+        try:
+            self.graphdef, init = split_model(make_model)
+        except ValueError as error:
+            raise UserError(f"config.model: {error}") from error
         shapes = jax.eval_shape(init, jax.random.key(0))
         self.tx, self.schedule = make_optimizer(stage.optim, shapes, stage.steps)
-        self.state, self.shardings = create_state(
-            init, self.tx, self.mesh, jax.random.key(config.seed)
-        )
+        self._make_state, self.state_shapes, self.shardings = state_maker(init, self.tx, self.mesh)
         trained, frozen = count_parameters(stage.optim, shapes)
         _LOG.info(
             "%s: %s model, %.2f M parameters (%.2f M trained, %.2f M frozen), %d devices",
@@ -88,6 +91,10 @@ class Stage:
         self.predict = make_predict(
             self.graphdef, self.mesh, self.shardings.params, config.data.label_size
         )
+
+    def new_state(self) -> TrainState:
+        """The state before the first step, by the config's seed."""
+        return self._make_state(jax.random.key(self.config.seed))
 
     def put(self, batch):
         """A host batch on the devices."""
@@ -176,19 +183,19 @@ class Stage:
     def _start(self, checkpoints: Checkpoints, batches):
         # Own checkpoint, else weights of another run, else scratch.
         if checkpoints.latest_step() is not None:
-            state, data_state = checkpoints.restore(self.state, self.shardings)
+            state, data_state = checkpoints.restore(self.state_shapes, self.shardings)
             batches.set_state(data_state)
             _LOG.info("%s: going on at step %d", self.name, int(state.step))
             return state
+        state = self.new_state()
         if self.stage.init_from:
             folder = Path(self.stage.init_from)
             folder = folder if folder.is_absolute() else self.folder.parent / folder
-            params, skipped = load_params(
-                folder / "checkpoints", self.state.params, self.shardings.params
-            )
-            _LOG.info("%s: starts from %s; new: %s", self.name, folder, ", ".join(skipped))
-            return dataclasses.replace(self.state, params=params)
-        return self.state
+            params, new = load_params(folder / "checkpoints", state.params, self.shardings.params)
+            shown = ", ".join(new[:6]) + (f" and {len(new) - 6} more" if len(new) > 6 else "")
+            _LOG.info("%s: starts from %s; new: %s", self.name, folder, shown or "nothing")
+            state = dataclasses.replace(state, params=params)
+        return state
 
     def evaluate(self, params: dict) -> Iterator[tuple[str, dict]]:
         """Scores of every test set: (name, {"miou", "fscore", "foreign_sounds": {...}, ...})."""
@@ -232,14 +239,13 @@ class Stage:
             return most_frequent_class(maps, num_classes=self.num_classes)
 
 
-def _maps(reader, batch, name: str) -> np.ndarray:
-    empty = np.zeros(batch.labels.shape[1:], np.uint8)
-    return np.stack(
-        [
-            reader.maps(int(clip), name, [int(second)])[0] if valid else empty
-            for clip, second, valid in zip(batch.clip, batch.second, batch.valid, strict=True)
-        ]
-    )
+def _maps(reader: FrameReader, batch: AVBatch, name: str) -> np.ndarray:
+    """A further map of every slot, zeros in empty ones; each clip is read once."""
+    maps = np.zeros_like(batch.labels)
+    for clip in np.unique(batch.clip[batch.valid]):
+        slots = np.flatnonzero(batch.clip == clip)
+        maps[slots] = reader.maps(int(clip), name, batch.second[slots].tolist())
+    return maps
 
 
 def write_results(path: Path, results: dict) -> None:
@@ -247,6 +253,25 @@ def write_results(path: Path, results: dict) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=2) + "\n")
     temporary.replace(path)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Choices that can be judged before any data are prepared.
+
+    Raises:
+      UserError: an unknown stage, protocol, size or schedule, or an impossible augmentation.
+    """
+    known = [name for name in ("avs", "avss") if name in config]
+    if not config.stages or not set(config.stages) <= set(known):
+        raise UserError(f"config.stages={tuple(config.stages)}: this config has {known}")
+    get_protocol(config.protocol)
+    if config.model.size not in SIZES:
+        raise UserError(
+            f"config.model.size={config.model.size!r}: expected one of {', '.join(SIZES)}"
+        )
+    Augment(**config.data.augment.to_dict())
+    for name in config.stages:
+        make_schedule(config[name].optim, config[name].steps)
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:

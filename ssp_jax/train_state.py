@@ -1,6 +1,7 @@
 """What training changes: step, parameters, optimiser state; born on its devices."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,19 +38,30 @@ def split_model(make_model) -> tuple[nnx.GraphDef, Any]:
 
     def init(key: jax.Array) -> dict[str, Any]:
         _, params, _ = nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)
-        return nnx.to_pure_dict(params)
+        # A weakly typed leaf would be a strong one after the first update, and the step would
+        # compile a second time.
+        return jax.tree.map(lambda x: x.astype(x.dtype), nnx.to_pure_dict(params))
 
     return graphdef, init
 
 
-def create_state(
-    init, tx: optax.GradientTransformation, mesh: Mesh, key: jax.Array
-) -> tuple[TrainState, TrainState]:
-    """A new state, computed directly into its sharding, and the shardings as a tree."""
+def state_maker(
+    init, tx: optax.GradientTransformation, mesh: Mesh
+) -> tuple[Callable[[jax.Array], TrainState], TrainState, TrainState]:
+    """How states of a model are made: (key -> new state, its shapes, its shardings).
+
+    The state is computed directly into its sharding; shapes and shardings cost no memory.
+    """
 
     def make(key: jax.Array) -> TrainState:
         params = init(key)
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
-    shardings = state_sharding(mesh, jax.eval_shape(make, key))
-    return jax.jit(make, out_shardings=shardings)(key), shardings
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    shardings = state_sharding(mesh, shapes)
+    return jax.jit(make, out_shardings=shardings), shapes, shardings
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's path as text, 'encoder/stages/0/norm/scale', whether its keys are int or str."""
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

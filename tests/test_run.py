@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.checkpoints import Checkpoints, load_params
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.main import run
 from ssp_jax.stage import Stage, check_workdir
+from ssp_jax.train_step import make_loss, make_train_step
 from tests.tiny_run import get_config
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,7 @@ def _final_params(config, workdir):
     data = open_datasets(config, config.avs.train)
     stage = Stage(config, "avs", data, workdir / "avs")
     checkpoints = Checkpoints(workdir / "avs" / "checkpoints")
-    state, _ = checkpoints.restore(stage.state, stage.shardings)
+    state, _ = checkpoints.restore(stage.state_shapes, stage.shardings)
     checkpoints.close()
     return jax.device_get(state.params)
 
@@ -89,6 +90,38 @@ def test_resumed_training_equals_uninterrupted(whole_run, prepared, tmp_path, mo
     assert sorted(set(steps)) == [1, 2, 3, 4]
 
 
+def test_stage_two_starts_from_stage_one(whole_run, prepared):
+    config = get_config(prepared)
+    stage = Stage(config, "avss", open_datasets(config, config.avss.train), Path("unused"))
+    new = stage.new_state().params
+    folder = whole_run[0] / "avs" / "checkpoints"
+    params, skipped = load_params(folder, new, stage.shardings.params)
+    # Another number of classes; every other parameter is taken.
+    assert skipped == [f"network/mask_decoder/class_head/{leaf}" for leaf in ("bias", "kernel")]
+    taken = params["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]
+    assert (taken != new["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]).any()
+    with pytest.raises(UserError, match="none of its parameters fits"):
+        load_params(folder, {"other": jax.numpy.ones(3)}, {"other": stage.shardings.step})
+
+
+def test_the_step_compiles_once(whole_run, prepared):
+    config = get_config(prepared)
+    stage = Stage(config, "avs", open_datasets(config, config.avs.train), Path("unused"))
+    loss = make_loss(
+        stage.graphdef,
+        num_classes=2,
+        max_targets=2,
+        criterion=config.avs.criterion.to_dict(),
+        listen=config.avs.listen.to_dict(),
+    )
+    step = make_train_step(loss, stage.tx, stage.mesh, stage.shardings)
+    state, key = stage.new_state(), jax.random.key(0)
+    with stage._train_batches() as batches:
+        for _ in range(3):
+            state, _ = step(state, stage.put(next(batches)), key)
+    assert step._cache_size() == 1
+
+
 def test_one_and_eight_devices_give_the_same_loss(prepared, whole_run):
     script = (
         "import sys, jax\n"
@@ -104,7 +137,7 @@ def test_one_and_eight_devices_give_the_same_loss(prepared, whole_run):
         "loss = make_loss(stage.graphdef, num_classes=2, max_targets=2,\n"
         "    criterion=config.avs.criterion.to_dict(), listen=config.avs.listen.to_dict())\n"
         "batch = stage.put(next(stage._train_batches()))\n"
-        "value = jax.jit(loss)(stage.state.params, batch, jax.random.key(0))[0]\n"
+        "value = jax.jit(loss)(stage.new_state().params, batch, jax.random.key(0))[0]\n"
         "print('LOSS', jax.device_count(), float(value))\n"
     )
     losses = []
@@ -134,6 +167,8 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         (["--config=configs/s4.py"], "configs/demo.py"),
         (["--config=configs/demo.py", "--config.protocol=mine"], "unknown protocol 'mine'"),
         (["--config=configs/demo.py", "--config.stages=('avz',)"], "('avz',)"),
+        (["--config=configs/demo.py", "--config.model.size=huge"], "config.model.size='huge'"),
+        (["--config=configs/demo.py", "--config.avs.optim.schedule=sine"], "'sine'"),
     ],
 )
 def test_mistakes_give_one_line(arguments, message, tmp_path):

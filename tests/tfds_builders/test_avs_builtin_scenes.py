@@ -14,8 +14,8 @@ from tfds_builders.avs_builtin.catalogue import (
     clip_streams,
     instance_stream,
 )
+from tfds_builders.avs_builtin.objects import draw_look
 from tfds_builders.avs_builtin.scene import clip_names, plan
-from tfds_builders.avs_builtin.sprite import Look
 from tfds_builders.avs_builtin.texts import WRONG_SHARE, describe
 
 SEED = 0
@@ -29,7 +29,10 @@ def scenes():
 
 def _looks(scene):
     return [
-        Look.draw(instance_stream(SEED, scene.split, a.class_index, a.number, voice=False))
+        draw_look(
+            a.class_index,
+            instance_stream(SEED, scene.split, a.class_index, a.number, voice=False),
+        )
         for a in scene.actors
     ]
 

@@ -20,7 +20,7 @@ from tfds_builders.problems import ClipResult
 
 # size -> subset -> number of (train, val, test) clips. 'demo' trains a small model in minutes.
 SIZES: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
-    "demo": {"v1s": (800, 60, 80), "v1m": (200, 40, 60), "v2": (160, 30, 50)},
+    "demo": {"v1s": (2000, 60, 80), "v1m": (300, 40, 60), "v2": (200, 30, 50)},
     "tiny": dict.fromkeys(SUBSETS, (6, 3, 3)),
 }
 
@@ -61,9 +61,10 @@ class AvsBuiltin(ClipBuilder):
     """
 
     # Counts up whenever a clip's content changes.
-    VERSION = tfds.core.Version("1.3.0")
+    VERSION = tfds.core.Version("1.4.0")
     BENCHMARK = "builtin"
     WITH_OBJECTS = True
+    USE_PROCESSES = True
     SIZE = "demo"
 
     def __init__(self, *, options: Options | None = None, seed: int = 0, **kwargs):

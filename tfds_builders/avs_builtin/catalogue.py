@@ -20,6 +20,22 @@ CLASS_NAMES = (
     "saxophone",
 )
 NUM_CLASSES = len(CLASS_NAMES)
+# The hue (0..1) that most instances of a class have about them, as brass, wood or lacquer have.
+# Hues of neighbours overlap and some instances are of any colour, so shape has the last word.
+TYPICAL_HUES = {
+    "bell": 0.13,
+    "bird": 0.63,
+    "boat": 0.55,
+    "car": 0.97,
+    "clock": 0.30,
+    "drum": 0.88,
+    "flute": 0.47,
+    "guitar": 0.05,
+    "harp": 0.72,
+    "helicopter": 0.38,
+    "piano": 0.80,
+    "saxophone": 0.21,
+}
 SPLITS = ("train", "val", "test")
 SUBSETS = ("v1s", "v1m", "v2")
 FRAMES_PER_CLIP = {"v1s": 5, "v1m": 5, "v2": 10}

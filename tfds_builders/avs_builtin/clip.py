@@ -8,10 +8,9 @@ import numpy as np
 
 from tfds_builders.avs_builtin import background as backdrops
 from tfds_builders.avs_builtin.catalogue import clip_streams, instance_stream
-from tfds_builders.avs_builtin.objects import draw_object
+from tfds_builders.avs_builtin.objects import draw_look, draw_object
 from tfds_builders.avs_builtin.scene import Scene, plan
 from tfds_builders.avs_builtin.sounds import synthesise
-from tfds_builders.avs_builtin.sprite import Look
 from tfds_builders.avs_builtin.texts import describe
 from tfds_builders.features import SAMPLE_RATE
 
@@ -45,7 +44,10 @@ def render(scene: Scene) -> Clip:
     """Renders a scene; pure, the same scene always gives the same clip."""
     streams = clip_streams(scene.seed, scene.split, scene.subset, scene.index)
     looks = [
-        Look.draw(instance_stream(scene.seed, scene.split, a.class_index, a.number, voice=False))
+        draw_look(
+            a.class_index,
+            instance_stream(scene.seed, scene.split, a.class_index, a.number, voice=False),
+        )
         for a in scene.actors
     ]
     frames, owners = _render_frames(scene, looks, streams["render"])
@@ -63,7 +65,7 @@ def render(scene: Scene) -> Clip:
     )
 
 
-def _render_frames(scene: Scene, looks: list[Look], rng: np.random.Generator):
+def _render_frames(scene: Scene, looks, rng: np.random.Generator):
     """(T, H, W, 3) frames and, for annotated frames, (A, H, W) which actor (1-based) is seen."""
     height, width = scene.height, scene.width
     reach_x, reach_y = scene.camera.max(0)

@@ -1,14 +1,13 @@
 """The twelve objects: one drawing each, distinct in silhouette and in inner structure.
 
-Every drawing fills about [-1, 1] x [-1, 1] and takes its colours from the instance's `Look`, whose
-hues have the same distribution for every class: colour alone tells nothing.
+Every drawing fills about [-1, 1] x [-1, 1] and takes its colours from the instance's `Look`.
 """
 
 import math
 
 import numpy as np
 
-from tfds_builders.avs_builtin.catalogue import CLASS_NAMES
+from tfds_builders.avs_builtin.catalogue import CLASS_NAMES, TYPICAL_HUES
 from tfds_builders.avs_builtin.sprite import Look, Sprite, ellipse_points, smooth_curve
 
 
@@ -286,6 +285,11 @@ _DRAWINGS = {
     "piano": _piano,
     "saxophone": _saxophone,
 }
+
+
+def draw_look(class_index: int, rng: np.random.Generator) -> Look:
+    """The look of an instance of a class (1-based) from the instance's stream."""
+    return Look.draw(rng, TYPICAL_HUES[CLASS_NAMES[class_index]])
 
 
 def draw_object(class_index: int, look: Look, size: int) -> np.ndarray:

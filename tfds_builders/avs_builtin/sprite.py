@@ -9,6 +9,7 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 _SHIFT = 4  # OpenCV's fixed-point drawing: 1/16 pixel
+_ANY_HUE_SHARE = 1 / 6
 _HALF_EXTENT = 1.15  # shapes live in [-1, 1]; the rest is margin for outlines
 
 
@@ -20,8 +21,8 @@ def _rgb(hue: float, saturation: float, value: float) -> Colour:
 class Look:
     """How one object instance looks; every field is drawn from the instance's own stream.
 
-    Every colour has the same distribution for every class, and what is dark in one instance may be
-    pale in the next, so that neither a hue nor the share of dark or pale tells the class.
+    The body's hue is mostly the class's typical one; trim and inner parts have the same
+    distribution for every class, and what is dark in one instance may be pale in the next.
 
     Attributes:
       hue: of the body, 0..1.
@@ -49,10 +50,13 @@ class Look:
     light: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Look":
-        """Draws a look from an instance stream."""
+    def draw(cls, rng: np.random.Generator, typical_hue: float) -> "Look":
+        """Draws a look from an instance stream; one of six instances has any hue at all."""
         u = rng.random(9)
-        hue, value = u[0], 0.5 + 0.5 * u[1]
+        hue = (typical_hue + 0.03 * rng.standard_normal()) % 1.0
+        if u[0] < _ANY_HUE_SHARE:
+            hue = u[0] / _ANY_HUE_SHARE
+        value = 0.5 + 0.5 * u[1]
         main = _rgb(hue, 0.55 + 0.45 * rng.random(), value)
         accent = _contrasting(rng, (main,), hue, 0.3, 1.0)
         third = _contrasting(rng, (main, accent), hue, 0.0, 0.9)
