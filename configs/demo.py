@@ -21,12 +21,14 @@ def get_config():
         train=train,
         val={"s4": "builtin:val_v1s", "ms3": "builtin:val_v1m"},
         test={"s4": "builtin:test_v1s", "ms3": "builtin:test_v1m"},
-        **SMALL_STAGE,
+        **SMALL_STAGE | {"steps": 1200, "eval_every": 400},
     )
     config.avss = stage(
         train=train,
         val={"avss": "builtin:val"},
         test={"avss": "builtin:test"},
-        **SMALL_STAGE | {"init_from": "avs", "max_targets": 5},
+        **SMALL_STAGE
+        | {"init_from": "avs", "max_targets": 5, "steps": 900, "eval_every": 450}
+        | {"optim": SMALL_STAGE["optim"] | {"lr": 1e-3}},
     )
     return config

@@ -201,7 +201,8 @@ class Stage:
         """Scores of every test set: (name, {"miou", "fscore", "foreign_sounds": {...}, ...})."""
         for name, words in self.stage.test.items():
             result = self.score(params, words)
-            result["foreign_sounds"] = self.score(params, words, "foreign")
+            if len(self.data.source(words)) > 1:  # else there is no other sound
+                result["foreign_sounds"] = self.score(params, words, "foreign")
             result |= self._trivial(words)
             with self.batches(words) as batches:
                 save_picture(
