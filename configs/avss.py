@@ -6,7 +6,7 @@ python -m ssp_jax.main --config=configs/avss.py:small --config.data_dir=DIR  (tw
 DIR is the folder with metadata.csv. Trains the binary stage first, then names the classes.
 """
 
-from configs.common import SMALL_STAGE, base, small, stage
+from configs.common import SMALL_SEMANTIC_STAGE, SMALL_STAGE, base, small, stage
 from ssp_jax.errors import UserError
 
 
@@ -26,14 +26,15 @@ def get_config(size: str = "base"):
         "train": ("avss:train",),
         "val": {"avss": "avss:val"},
         "test": {"avss": "avss:test"},
-        "init_from": "avs",
         "max_targets": 8,
     }
     if size == "small":
         config = small(config)
         config.avs = stage(**binary, **SMALL_STAGE)
-        config.avss = stage(**semantic, **SMALL_STAGE)
+        config.avss = stage(**semantic, **SMALL_SEMANTIC_STAGE)
     else:
         config.avs = stage(**binary, steps=100_000, batch_size=20)
-        config.avss = stage(**semantic, steps=150_000, batch_size=20, num_queries=100)
+        config.avss = stage(
+            **semantic, init_from="avs", steps=150_000, batch_size=20, num_queries=100
+        )
     return config

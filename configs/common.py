@@ -9,6 +9,7 @@ from ssp_jax.models.sizes import SIZES
 _MODEL = {key: type(value) for key, value in SIZES["base"].items()} | {
     "final_relu": bool,
     "heard_prompt": bool,
+    "decoder_trains_features": bool,
     "remat": bool,
 }
 
@@ -32,6 +33,8 @@ def stage(**changes) -> ConfigDict:
             "listen": {"sounds": 0.0, "map": 0.0, "contrast": 0.0},
             "optim": {
                 "lr": 1e-4,
+                "muon_lr": 0.0,  # rate of Muon on weight matrices; 0: AdamW trains them too
+                "muon_on": ".",  # regex on their paths
                 "schedule": "cosine",
                 "final_share": 0.01,
                 "warmup_steps": 50,
@@ -104,5 +107,21 @@ SMALL_STAGE = {
     "batch_size": 16,
     "criterion": {"num_points": 1024},
     "listen": {"sounds": 1.0, "map": 10.0, "contrast": 0.2},
-    "optim": {"lr": 1.5e-3, "warmup_steps": 50, "clip_norm": 1.0},
+    "steps": 1200,
+    "eval_every": 400,
+    "optim": {
+        "lr": 1.5e-3,
+        "muon_lr": 1e-2,
+        # Not the wide layers behind the audio encoder's convolutions: they learn soon enough, and
+        # cost Muon more than all others together.
+        "muon_on": "network/(encoder|pixel_decoder|mask_decoder)/",
+        "warmup_steps": 50,
+        "clip_norm": 1.0,
+    },
+}
+SMALL_SEMANTIC_STAGE = SMALL_STAGE | {
+    "init_from": "avs",
+    "steps": 900,
+    "eval_every": 450,
+    "optim": SMALL_STAGE["optim"] | {"lr": 1e-3, "muon_lr": 7e-3},
 }

@@ -6,7 +6,7 @@ Generates clips, trains where-does-it-sound (`avs`: S4-like and MS3-like scores)
 (`avss`), and prints both beside predictors that do not listen.
 """
 
-from configs.common import SMALL_STAGE, base, small, stage
+from configs.common import SMALL_SEMANTIC_STAGE, SMALL_STAGE, base, small, stage
 
 SUBSETS = ("v1s", "v1m", "v2")
 
@@ -21,14 +21,12 @@ def get_config():
         train=train,
         val={"s4": "builtin:val_v1s", "ms3": "builtin:val_v1m"},
         test={"s4": "builtin:test_v1s", "ms3": "builtin:test_v1m"},
-        **SMALL_STAGE | {"steps": 1200, "eval_every": 400},
+        **SMALL_STAGE,
     )
     config.avss = stage(
         train=train,
         val={"avss": "builtin:val"},
         test={"avss": "builtin:test"},
-        **SMALL_STAGE
-        | {"init_from": "avs", "max_targets": 5, "steps": 900, "eval_every": 450}
-        | {"optim": SMALL_STAGE["optim"] | {"lr": 1e-3}},
+        **SMALL_SEMANTIC_STAGE | {"max_targets": 5},
     )
     return config

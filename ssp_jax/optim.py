@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
 from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
@@ -28,7 +30,8 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
             0.0, config.lr, warmup, steps, end_value=config.lr * config.final_share
         )
     if config.schedule == "constant":
-        return optax.warmup_constant_schedule(0.0, config.lr, warmup)
+        # Not warmup_constant_schedule, which stays at zero when there is no warm-up.
+        return lambda step: config.lr * jnp.minimum((step + (warmup == 0)) / max(warmup, 1), 1.0)
     raise UserError(
         f"config.optim.schedule={config.schedule!r}: expected one of 'cosine', 'constant'"
     )
@@ -37,13 +40,19 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 def make_optimizer(
     config: ConfigDict, params: Mapping, steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW as the config's `optim` section says.
+    """AdamW, with Muon for weight matrices on request, as the config's `optim` section says.
 
     `config.rates` is a sequence of (regex, factor): the first regex found in a parameter's path
     decides the factor on its learning rate; 0 freezes it; unmatched parameters train at 1.
+    With `config.muon_lr` > 0 the kernels that are matrices and whose path matches `config.muon_on`
+    are trained by Muon (Jordan 2024) at that rate, under the same schedule and factors; everything
+    else stays with AdamW at `lr`.
+
+    Args:
+      params: arrays or shapes.
 
     Returns:
-      The transformation and the base schedule (for the log).
+      The transformation and AdamW's schedule (for the log).
 
     Raises:
       UserError: an unknown schedule, or a regex that no parameter matches (a misspelt name would
@@ -59,16 +68,27 @@ def make_optimizer(
                 f"paths look like {next(iter(jax.tree.leaves(names)))!r}"
             )
 
-    def factor(name: str) -> str:
-        value = next((f for pattern, f in rates if pattern.search(name)), 1.0)
-        return FROZEN if value == 0 else str(value)
+    def label(name: str, leaf) -> tuple[str, float]:
+        factor = next((f for pattern, f in rates if pattern.search(name)), 1.0)
+        if factor == 0:
+            return FROZEN, 0.0
+        matrix = name.endswith("/kernel") and len(leaf.shape) == 2
+        by_muon = config.muon_lr and matrix and re.search(config.muon_on, name)
+        return ("muon" if by_muon else "adamw"), factor
 
-    labels = jax.tree.map(factor, names)
+    labels = jax.tree.map(label, names, params)
     decay = jax.tree.map(lambda name: not _NO_DECAY.search(name), names)
 
-    def adamw(scale: float) -> optax.GradientTransformation:
+    def transform(kind: str, factor: float) -> optax.GradientTransformation:
+        if kind == FROZEN:
+            return optax.set_to_zero()
+        if kind == "muon":
+            factor *= config.muon_lr / config.lr
+            return optax.contrib.muon(
+                lambda step: factor * schedule(step), weight_decay=config.weight_decay
+            )
         return optax.adamw(
-            lambda step: scale * schedule(step),
+            lambda step: factor * schedule(step),
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,
@@ -80,11 +100,12 @@ def make_optimizer(
             ),
         )
 
-    transforms = {
-        label: optax.set_to_zero() if label == FROZEN else adamw(float(label))
-        for label in set(jax.tree.leaves(labels))
-    }
-    groups = optax.multi_transform(transforms, labels)
+    is_label = lambda node: isinstance(node, tuple)  # noqa: E731
+    kinds = set(jax.tree.leaves(labels, is_leaf=is_label))
+    groups = optax.multi_transform(
+        {f"{kind} {factor}": transform(kind, factor) for kind, factor in kinds},
+        jax.tree.map(lambda node: f"{node[0]} {node[1]}", labels, is_leaf=is_label),
+    )
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups), schedule
     return groups, schedule

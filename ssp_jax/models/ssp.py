@@ -44,6 +44,8 @@ class SSP(nnx.Module):
       mask_prompt: take a mask prompt (method 3.6).
       heard_prompt: (ours) the network prompts itself with its `AudioVisualMap`; not with
         mask_prompt.
+      decoder_trains_features: (ours) False stops the mask decoder's gradient at its inputs, so that
+        only the audio-visual map's loss trains encoders and pixel decoder; needs heard_prompt.
       audio_hidden, audio_width, final_relu: audio projection and `VGGish`.
       sampling: see `DeformableAttention`.
       remat: recompute transformer layers in the backward pass, to save memory.
@@ -72,6 +74,7 @@ class SSP(nnx.Module):
         decoder_adapter: str = "replace",
         mask_prompt: bool = False,
         heard_prompt: bool = False,
+        decoder_trains_features: bool = True,
         audio_hidden: int = 512,
         audio_width: float = 1.0,
         final_relu: bool = False,
@@ -81,7 +84,10 @@ class SSP(nnx.Module):
     ):
         if mask_prompt and heard_prompt:
             raise ValueError("mask_prompt and heard_prompt exclude each other")
+        if not (heard_prompt or decoder_trains_features):
+            raise ValueError("without heard_prompt only the decoder can train the features")
         self.heard_prompt = heard_prompt
+        self.decoder_trains_features = decoder_trains_features
         if heard_prompt:
             self.audio_visual_map = AudioVisualMap(hidden, hidden, rngs=rngs)
         self.encoder = Swin(
@@ -158,7 +164,10 @@ class SSP(nnx.Module):
         if self.heard_prompt:
             heard["audio_visual_map"] = self.audio_visual_map(mask_features, audio)
             mask_prompt = jax.nn.sigmoid(heard["audio_visual_map"]["logits"])
-        predictions, aux = self.mask_decoder(mask_features, multi_scale, audio, mask_prompt)
+        inputs = (mask_features, multi_scale, audio, mask_prompt)
+        if not self.decoder_trains_features:
+            inputs = jax.lax.stop_gradient(inputs)
+        predictions, aux = self.mask_decoder(*inputs)
         return predictions, aux | heard | {
             "backbone": backbone,
             "mask_features": mask_features,
