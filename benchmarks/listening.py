@@ -22,17 +22,16 @@ _STEPS = flags.DEFINE_integer("steps", 800, "Training steps of each run.", 1)
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
 _SPLIT = flags.DEFINE_enum("split", "val", ["val", "test"], "Choose on val; report on test.")
 
+_AAVS = {"model.heard_prompt": False, "model.decoder_trains_features": True}
 # Row of the table -> changed keys.
 CHOICES = {
     "as it is": {},
-    "no prompt by ear": {"model.heard_prompt": False},
-    "no listening losses": {
-        "avs.listen.sounds": 0.0,
-        "avs.listen.map": 0.0,
-        "avs.listen.contrast": 0.0,
-        "model.heard_prompt": False,
-    },
+    "the decoder trains the features too": {"model.decoder_trains_features": True},
+    "no prompt by ear": _AAVS,
+    "no listening losses": _AAVS
+    | {"avs.listen.sounds": 0.0, "avs.listen.map": 0.0, "avs.listen.contrast": 0.0},
     "no contrast": {"avs.listen.contrast": 0.0},
+    "AdamW alone": {"avs.optim.muon_lr": 0.0},
     "a fifth of the clips with foreign sounds": {"data.augment.foreign_sound": 0.2},
     "all frames of a clip a visit": {"data.frames_per_clip": 0},
 }

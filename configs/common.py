@@ -107,8 +107,8 @@ SMALL_STAGE = {
     "batch_size": 16,
     "criterion": {"num_points": 1024},
     "listen": {"sounds": 1.0, "map": 10.0, "contrast": 0.2},
-    "steps": 1200,
-    "eval_every": 400,
+    "steps": 1000,
+    "eval_every": 500,
     "optim": {
         "lr": 1.5e-3,
         "muon_lr": 1e-2,
@@ -121,7 +121,7 @@ SMALL_STAGE = {
 }
 SMALL_SEMANTIC_STAGE = SMALL_STAGE | {
     "init_from": "avs",
-    "steps": 900,
-    "eval_every": 450,
+    "steps": 700,
+    "eval_every": 350,
     "optim": SMALL_STAGE["optim"] | {"lr": 1e-3, "muon_lr": 7e-3},
 }

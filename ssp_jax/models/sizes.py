@@ -36,6 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "adapters": False,
         "decoder_adapter": "none",
         "heard_prompt": True,
+        "decoder_trains_features": False,
     },
     "swin-tiny": _AAVS
     | {"embed_dim": 96, "depths": (2, 2, 6, 2), "swin_heads": (3, 6, 12, 24), "window": 7},
