@@ -1,6 +1,6 @@
 """What makes the small model listen: one choice at a time, own against foreign sounds.
 
-    python -m benchmarks.listening [--workdir=runs/listening] [--steps=800] [--seeds=0,1] [--split=val]
+    python -m benchmarks.listening [--workdir=runs/listening] [--steps=800] [--seeds=0,1]
 
 Trains the binary stage of configs/demo.py once per choice and seed, and prints mIoU with the clips'
 own sounds and with those of other clips. A model that does not listen has both alike. Every run
