@@ -116,6 +116,32 @@ def test_a_recomputed_layer_has_the_same_gradients():
         np.testing.assert_allclose(plain, recomputed, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_decoders_gradient_reaches_the_features_only_if_asked(shared):
+    graphdef, params, _ = example(heard_prompt=True, decoder_trains_features=shared)
+
+    def gradient(of):
+        def value(params):
+            predictions, aux = nnx.merge(graphdef, params)(*inputs())
+            of_map = aux["audio_visual_map"]["logits"]
+            return (of_map if of == "map" else predictions["mask_logits"]).sum()
+
+        grads = jax.jit(jax.grad(value))(params)
+        return {name: any(np.any(x) for x in jax.tree.leaves(g)) for name, g in grads.items()}
+
+    of_decoder, of_map = gradient("decoder"), gradient("map")
+    features = ("encoder", "audio_encoder", "pixel_decoder")
+    assert of_decoder["mask_decoder"]
+    assert [of_decoder[name] for name in features] == [shared] * 3
+    assert all(of_map[name] for name in features)
+    assert not of_map["mask_decoder"]
+
+
+def test_a_decoder_apart_needs_the_map():
+    with pytest.raises(ValueError, match="heard_prompt"):
+        nnx.eval_shape(lambda: SSP(3, 5, **TINY, decoder_trains_features=False, rngs=nnx.Rngs(0)))
+
+
 @pytest.mark.parametrize(
     ("built_with", "prompt", "message"), [(True, None, "needs"), (False, np.ones, "without")]
 )
