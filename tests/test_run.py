@@ -154,8 +154,8 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     config = get_config()
     check_workdir(config, tmp_path)
     check_workdir(config, tmp_path)
-    config.avs.optim.lr = 0.5
-    with pytest.raises(UserError, match=r"avs\.optim\.lr: 0\.001 there, 0\.5 now"):
+    before, config.avs.optim.lr = config.avs.optim.lr, 0.5
+    with pytest.raises(UserError, match=rf"avs\.optim\.lr: {before} there, 0\.5 now"):
         check_workdir(config, tmp_path)
 
 
