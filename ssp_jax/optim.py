@@ -68,20 +68,21 @@ def make_optimizer(
                 f"paths look like {next(iter(jax.tree.leaves(names)))!r}"
             )
 
-    def label(name: str, leaf) -> tuple[str, float]:
+    def label(name: str, leaf) -> str:
         factor = next((f for pattern, f in rates if pattern.search(name)), 1.0)
         if factor == 0:
-            return FROZEN, 0.0
+            return FROZEN
         matrix = name.endswith("/kernel") and len(leaf.shape) == 2
         by_muon = config.muon_lr and matrix and re.search(config.muon_on, name)
-        return ("muon" if by_muon else "adamw"), factor
+        return f"{'muon' if by_muon else 'adamw'} {factor}"
 
     labels = jax.tree.map(label, names, params)
     decay = jax.tree.map(lambda name: not _NO_DECAY.search(name), names)
 
-    def transform(kind: str, factor: float) -> optax.GradientTransformation:
-        if kind == FROZEN:
+    def transform(label: str) -> optax.GradientTransformation:
+        if label == FROZEN:
             return optax.set_to_zero()
+        kind, factor = label.split()[0], float(label.split()[1])
         if kind == "muon":
             factor *= config.muon_lr / config.lr
             return optax.contrib.muon(
@@ -100,12 +101,8 @@ def make_optimizer(
             ),
         )
 
-    is_label = lambda node: isinstance(node, tuple)  # noqa: E731
-    kinds = set(jax.tree.leaves(labels, is_leaf=is_label))
-    groups = optax.multi_transform(
-        {f"{kind} {factor}": transform(kind, factor) for kind, factor in kinds},
-        jax.tree.map(lambda node: f"{node[0]} {node[1]}", labels, is_leaf=is_label),
-    )
+    transforms = {label: transform(label) for label in set(jax.tree.leaves(labels))}
+    groups = optax.multi_transform(transforms, labels)
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups), schedule
     return groups, schedule
