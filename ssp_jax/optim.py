@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import optax
 import optax.contrib
 from ml_collections import ConfigDict
@@ -30,8 +29,9 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
             0.0, config.lr, warmup, steps, end_value=config.lr * config.final_share
         )
     if config.schedule == "constant":
-        # Not warmup_constant_schedule, which stays at zero when there is no warm-up.
-        return lambda step: config.lr * jnp.minimum((step + (warmup == 0)) / max(warmup, 1), 1.0)
+        if not warmup:  # warmup_constant_schedule would stay at zero
+            return optax.constant_schedule(config.lr)
+        return optax.warmup_constant_schedule(0.0, config.lr, warmup)
     raise UserError(
         f"config.optim.schedule={config.schedule!r}: expected one of 'cosine', 'constant'"
     )
