@@ -41,7 +41,7 @@ _CHOSEN = flags.DEFINE_multi_enum("choice", list(CHOICES), list(CHOICES), "Which
 def results_of(name: str, seed: int) -> dict[str, dict]:
     """{"s4": {"miou", "foreign_sounds": {...}}, "ms3": ...} of one run."""
     config = demo.get_config()
-    config.stages, config.seed = ("avs",), seed
+    config.stages, config.seed = "avs", seed
     config.avs.steps, config.avs.eval_every = _STEPS.value, _STEPS.value
     config.update_from_flattened_dict(CHOICES[name])
     for key, word in config.avs.test.items():

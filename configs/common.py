@@ -3,15 +3,27 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssp_jax.errors import UserError
 from ssp_jax.models.sizes import SIZES
 
-# What can be overridden in `SSP`, beyond what every size names.
-_MODEL = {key: type(value) for key, value in SIZES["base"].items()} | {
+# What can be overridden in `SSP`, beyond what every size names. The decoder's adapter is a matter
+# of the stage.
+_OF_SIZES = {key: type(value) for key, value in SIZES["base"].items() if key != "decoder_adapter"}
+_MODEL = _OF_SIZES | {
     "final_relu": bool,
     "heard_prompt": bool,
     "decoder_trains_features": bool,
     "remat": bool,
 }
+
+
+# (regex on parameter paths, factor on the rate); the first that is found decides, 0 freezes.
+AAVS_PHASE_1 = (
+    (r"^network/encoder/", 0.0),
+    (r"query_|prompt_embedding|/adapter/|class_head|^network/audio_projection/", 1.0),
+    (r".", 0.0),
+)
+AAVS_PHASE_2 = ((r"^network/encoder/.*_adapter/", 1.0), *AAVS_PHASE_1)
 
 
 def stage(**changes) -> ConfigDict:
@@ -23,10 +35,24 @@ def stage(**changes) -> ConfigDict:
             "test": {},
             "num_queries": 30,
             "max_targets": 2,  # classes of one frame that the loss can hold, background included
-            "init_from": "",  # stage or folder whose fitting parameters to start from
+            # What to start from instead of config.init_from: "avs" (that stage of the run) or
+            # folders, separated by commas. What they lack is an error unless a regex allows it.
+            "init_from": "",
+            "init_new": (),
+            # AAVS: "replace" in stage 1, "after" in stage 2, "none"; None: the size's own.
+            "decoder_adapter": placeholder(str),
+            # The mask prompt (method 3.6): "none", or the masks that stage 1 predicts. In training
+            # it is the ground truth or the prediction with these probabilities, else empty.
+            # stage1: the stage's folder, where it is not of this run.
+            "prompt": {"source": "none", "stage1": "", "truth": 1.0, "predicted": 0.0},
             "batch_size": 16,  # frames per step, over all devices
             "steps": 1000,
             "eval_every": 250,
+            "eval_first": False,  # evaluate before the first step as well
+            # "all": one phase, as `optim` says. "aavs": two (method 3.8), with these changes.
+            "phases": "all",
+            "phase1": {"share": 0.5, "lr": 1e-3, "rates": AAVS_PHASE_1},
+            "phase2": {"lr": 1e-4, "rates": AAVS_PHASE_2},
             "criterion": {"num_points": 12544},
             # Weights of auxiliary losses (ours): classes of the sound, a dense audio-visual map,
             # an audio-visual contrast. 0 is AAVS.
@@ -42,7 +68,6 @@ def stage(**changes) -> ConfigDict:
                 "b1": 0.9,
                 "b2": 0.999,
                 "clip_norm": 0.0,
-                # (regex on parameter paths, factor on the rate); 0 freezes.
                 "rates": (),
             },
         }
@@ -61,15 +86,16 @@ def base() -> ConfigDict:
             "seed": 0,
             "data_dir": "",  # the folder as downloaded; empty for the built-in benchmark
             "prepared_dir": "prepared",
+            "init_from": "",  # weights to start from, see the stages' init_from
             "allow_missing": False,
             "protocol": "official",
-            "stages": ("avs",),
+            "stages": "avs",  # or "avs,avss"; "avss" alone takes up a finished "avs"
+            "dtype": "float32",  # what the network computes in; "bfloat16" for speed and memory
             "log_every": 25,
             "mesh": {"fsdp": 1},
             "data": {
                 "stored_size": 0,  # side that prepared frames are stored at; 0 keeps the original
-                "frame_size": 384,
-                "label_size": 224,
+                "frame_size": 384,  # side of the network's input; 0: the protocol's own
                 "num_workers": 0,
                 "cache_mb": 2048,
                 "frames_per_clip": 0,  # random annotated frames of a clip per visit; 0 takes all
@@ -87,6 +113,42 @@ def base() -> ConfigDict:
             "model": {"size": "base"} | {key: placeholder(kind) for key, kind in _MODEL.items()},
         }
     )
+
+
+# AAVS's training (method 3.8), from pretrained weights: rates as published, not tuned.
+AAVS_STAGE = {
+    "phases": "aavs",
+    "init_new": (
+        "query_feature",
+        "query_embedding",
+        "prompt_embedding",
+        "adapter/",
+        "class_head",
+        "audio_projection",
+    ),
+    "decoder_adapter": "replace",
+    "eval_first": True,
+    "optim": {"schedule": "constant", "warmup_steps": 0},
+}
+AAVS_OBJECT_STAGE = AAVS_STAGE | {"optim": AAVS_STAGE["optim"] | {"clip_norm": 0.01}}
+AAVS_SEMANTIC_STAGE = AAVS_STAGE | {
+    "num_queries": 100,
+    "decoder_adapter": "after",
+    "prompt": {"source": "stage1"},
+    "phase1": {"share": 1 / 3},
+}
+
+
+def check_size(config_file: str, size: str) -> None:
+    """Refuse what none of the configs has."""
+    if size not in ("base", "paper", "small"):
+        raise UserError(f"{config_file}:{size}: expected one of 'base', 'paper', 'small'")
+
+
+def paper(config: ConfigDict) -> ConfigDict:
+    """What the numbers of AAVS and SSP were computed with: their protocol."""
+    config.protocol = "stepping_stones"
+    return config
 
 
 def small(config: ConfigDict) -> ConfigDict:
@@ -121,6 +183,7 @@ SMALL_STAGE = {
 }
 SMALL_SEMANTIC_STAGE = SMALL_STAGE | {
     "init_from": "avs",
+    "init_new": ("class_head",),
     "steps": 700,
     "eval_every": 350,
     "optim": SMALL_STAGE["optim"] | {"lr": 1e-3, "muon_lr": 7e-3},

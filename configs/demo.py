@@ -14,7 +14,7 @@ SUBSETS = ("v1s", "v1m", "v2")
 def get_config():
     """Both stages on all three subsets."""
     config = small(base())
-    config.stages = ("avs", "avss")
+    config.stages = "avs,avss"
     config.data.sounds_from = "labels"
     train = tuple(f"builtin:train_{subset}" for subset in SUBSETS)
     config.avs = stage(

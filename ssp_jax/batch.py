@@ -30,6 +30,8 @@ class AVBatch:
       second: position of the frame in its clip, 0-based.
       sounds: multi-hot over S sound classes heard in this clip or second (S may be 0).
       sounds_known: False where the data set does not say what sounds (MS3).
+      mask_prompt: where it sounds, 0..255 for 0..1, at the scored size (method 3.6); None for
+        models without, so that it costs them nothing.
     """
 
     frames: UInt8[Array, "N H W 3"]
@@ -41,11 +43,16 @@ class AVBatch:
     second: Int[Array, " N"]
     sounds: Float[Array, "N S"]
     sounds_known: Bool[Array, " N"]
+    mask_prompt: UInt8[Array, "N h w"] | None = None
 
     def normalised(self) -> Float[Array, "N H W 3"]:
         """Frames as float32 with ImageNet mean and deviation (method 3.5)."""
         scaled = self.frames.astype(jnp.float32) / 255.0
         return (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+
+    def prompt(self) -> Float[Array, "N h w"] | None:
+        """The mask prompt in [0, 1], or None."""
+        return None if self.mask_prompt is None else self.mask_prompt.astype(jnp.float32) / 255.0
 
 
 def fake_batch(
@@ -55,6 +62,7 @@ def fake_batch(
     label_size: int = 56,
     num_classes: int = 2,
     num_sounds: int = 3,
+    mask_prompt: bool = False,
     seed: int = 0,
 ) -> AVBatch:
     """A random, valid batch (host arrays) with one rectangle of a random class per frame."""
@@ -75,4 +83,5 @@ def fake_batch(
         second=(np.arange(num_frames) % 5).astype(np.int32),
         sounds=rng.integers(0, 2, (num_frames, num_sounds)).astype(np.float32),
         sounds_known=np.ones(num_frames, bool),
+        mask_prompt=np.uint8(255) * (labels > 0) if mask_prompt else None,
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from ssp_jax.errors import UserError
@@ -95,40 +96,26 @@ class Checkpoints:
         self._best.close()
 
 
-def load_params(folder: Path, like: dict, shardings: Any) -> tuple[dict, list[str]]:
-    """Parameters of another run's `best` that fit, the rest as in `like`.
-
-    Used to start stage 2 from stage 1, whose class head and query tables may differ in size.
-
-    Returns:
-      The parameters and the paths of the leaves that were not taken.
+def read_best(folder: Path) -> dict[str, np.ndarray]:
+    """The best parameters below a stage's `checkpoints` folder, by path name.
 
     Raises:
-      UserError: no checkpoint there, or one of which nothing fits.
+      UserError: there are none, or they cannot be read.
     """
     manager = ocp.CheckpointManager(Path(folder).resolve() / "best")
-    step = manager.latest_step()
+    step = manager.best_step() or manager.latest_step()
     if step is None:
-        raise UserError(f"{folder}: no checkpoint to start from; expected a finished stage there")
-    source = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore()))[
-        "params"
-    ]
-    manager.close()
-    # By name: a restored tree has text for keys where the module had the numbers of a list.
-    found = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(source)}
-    skipped = []
-
-    def pick(path, leaf, sharding):
-        name = path_name(path)
-        if name in found and found[name].shape == leaf.shape:
-            return jax.device_put(found[name], sharding)
-        skipped.append(name)
-        return leaf
-
-    params = jax.tree_util.tree_map_with_path(pick, like, shardings)
-    if len(skipped) == len(jax.tree.leaves(like)):
-        raise UserError(f"{folder}: none of its parameters fits this model; it is of another size")
-    return params, skipped
+        raise UserError(f"{folder}: no checkpoint to start from; expected a trained stage there")
+    try:
+        # As host arrays: the devices that wrote it need not be here.
+        args = ocp.args.Composite(params=ocp.args.StandardRestore())
+        params = manager.restore(step, args=args)["params"]
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise UserError(f"{folder}: step {step} cannot be read ({_first_line(error)})") from error
+    finally:
+        manager.close()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def _abstract(tree: Any, shardings: Any) -> Any:

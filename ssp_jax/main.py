@@ -13,10 +13,12 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ssp_jax.data.datasets import open_datasets
+from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
-from ssp_jax.stage import Stage, check_config, check_workdir, write_results
+from ssp_jax.mask_prompts import Stage1Masks
+from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
+from ssp_jax.stage import Stage, stage_words
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; default runs/<config name>.")
@@ -28,19 +30,39 @@ def run(config, workdir: Path) -> dict[str, dict]:
     Raises:
       UserError: see `check_config`, `open_datasets`, `Stage`, `check_workdir`.
     """
-    check_config(config)
+    names = stage_names(config)
+    prompted = "avss" in names and config.avss.prompt.source == "stage1"
+    needed = ["avs", *names] if prompted and "avs" not in names else names
     words = [
         word
-        for name in config.stages
-        for word in (*config[name].train, *config[name].val.values(), *config[name].test.values())
+        for name in needed
+        for sets in stage_words(config, name).values()
+        for word in sets.values()
     ]
+    check_data_dir(config, words)
+    check_config(config)
     data = open_datasets(config, words)
-    stages = [Stage(config, name, data, workdir / name) for name in config.stages]
+    folders = {name: workdir / name for name in needed}
+    if prompted and config.avss.prompt.stage1:
+        folders["avs"] = Path(config.avss.prompt.stage1)
+    stages = {name: Stage(config, name, data, folders[name]) for name in needed}
     check_workdir(config, workdir)
-    results = {}
-    for stage in stages:
-        params = stage.train()
-        for test, result in stage.evaluate(params):
+    results, params = {}, {}
+    for name in names:
+        stage = stages[name]
+        if stage.prompted:
+            first = stages["avs"]
+            masks = Stage1Masks(
+                first,
+                params["avs"] if "avs" in params else first.trained(),
+                Path(config.prepared_dir) / "stage1_masks",
+                stage.spec.label_size,
+            )
+            stage.masks_of = masks.store
+            for word in (w for sets in stage.words.values() for w in sets.values()):
+                masks.store(word, "own")
+        params[name] = stage.train()
+        for test, result in stage.evaluate(params[name]):
             results[test] = result
             write_results(workdir / "results.json", results)
     return results

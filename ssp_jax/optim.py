@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import optax
@@ -11,14 +12,8 @@ from ml_collections import ConfigDict
 from ssp_jax.errors import UserError
 from ssp_jax.train_state import path_name
 
-FROZEN = "frozen"
 # Norms, biases, position tables and query tables are not pulled to zero.
 _NO_DECAY = re.compile(r"(^|/)(bias|scale)$|norm|embed|relative_position|queries|level")
-
-
-def path_names(tree: Mapping) -> dict:
-    """The tree with each leaf replaced by its path, 'encoder/stages/0/norm/scale'."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), tree)
 
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -37,8 +32,34 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     )
 
 
+def trained_names(config: ConfigDict, params: Mapping) -> frozenset[str]:
+    """Path names of the parameters that train under `config.rates`; see `make_optimizer`.
+
+    Args:
+      params: arrays or shapes.
+
+    Raises:
+      UserError: a regex that no parameter matches (a misspelt name would silently train what
+        should be frozen), or nothing is left to train.
+    """
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for pattern, _ in config.rates:
+        if not any(re.search(pattern, name) for name in names):
+            raise UserError(
+                f"optim.rates: no parameter matches {pattern!r}; paths look like {names[0]!r}"
+            )
+    trained = frozenset(name for name in names if _factor(config, name))
+    if not trained:
+        raise UserError(f"optim.rates={tuple(config.rates)} freezes every parameter")
+    return trained
+
+
+def _factor(config: ConfigDict, name: str) -> float:
+    return next((float(f) for pattern, f in config.rates if re.search(pattern, name)), 1.0)
+
+
 def make_optimizer(
-    config: ConfigDict, params: Mapping, steps: int
+    config: ConfigDict, leaves: Mapping[str, Any], steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW, with Muon for weight matrices on request, as the config's `optim` section says.
 
@@ -49,39 +70,24 @@ def make_optimizer(
     else stays with AdamW at `lr`.
 
     Args:
-      params: arrays or shapes.
+      leaves: what is trained, arrays or shapes by path name (`split_trained`).
 
     Returns:
-      The transformation and AdamW's schedule (for the log).
+      The transformation of such leaves and AdamW's schedule (for the log).
 
     Raises:
-      UserError: an unknown schedule, or a regex that no parameter matches (a misspelt name would
-        silently train what should be frozen).
+      UserError: an unknown schedule.
     """
     schedule = make_schedule(config, steps)
-    names = path_names(params)
-    rates = [(re.compile(pattern), float(factor)) for pattern, factor in config.rates]
-    for pattern, _ in rates:
-        if not any(pattern.search(name) for name in jax.tree.leaves(names)):
-            raise UserError(
-                f"config.optim.rates: no parameter matches {pattern.pattern!r}; "
-                f"paths look like {next(iter(jax.tree.leaves(names)))!r}"
-            )
 
     def label(name: str, leaf) -> str:
-        factor = next((f for pattern, f in rates if pattern.search(name)), 1.0)
-        if factor == 0:
-            return FROZEN
         matrix = name.endswith("/kernel") and len(leaf.shape) == 2
         by_muon = config.muon_lr and matrix and re.search(config.muon_on, name)
-        return f"{'muon' if by_muon else 'adamw'} {factor}"
+        return f"{'muon' if by_muon else 'adamw'} {_factor(config, name)}"
 
-    labels = jax.tree.map(label, names, params)
-    decay = jax.tree.map(lambda name: not _NO_DECAY.search(name), names)
+    labels = {name: label(name, leaf) for name, leaf in leaves.items()}
 
     def transform(label: str) -> optax.GradientTransformation:
-        if label == FROZEN:
-            return optax.set_to_zero()
         kind, factor = label.split()[0], float(label.split()[1])
         if kind == "muon":
             factor *= config.muon_lr / config.lr
@@ -93,26 +99,13 @@ def make_optimizer(
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,
-            mask=lambda tree: jax.tree.map(
-                lambda leaf, flag: flag if not isinstance(leaf, optax.MaskedNode) else leaf,
-                tree,
-                decay,
-                is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
-            ),
+            mask=lambda tree: {
+                name: leaf if isinstance(leaf, optax.MaskedNode) else not _NO_DECAY.search(name)
+                for name, leaf in tree.items()
+            },
         )
 
-    transforms = {label: transform(label) for label in set(jax.tree.leaves(labels))}
-    groups = optax.multi_transform(transforms, labels)
+    groups = optax.multi_transform({name: transform(name) for name in set(labels.values())}, labels)
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups), schedule
     return groups, schedule
-
-
-def count_parameters(config: ConfigDict, params: Mapping) -> tuple[int, int]:
-    """(trained, frozen) numbers of parameters under `config.rates`."""
-    trained = frozen = 0
-    names = jax.tree.leaves(path_names(params))
-    for name, leaf in zip(names, jax.tree.leaves(params), strict=True):
-        factor = next((f for pattern, f in config.rates if re.search(pattern, name)), 1.0)
-        trained, frozen = (trained + leaf.size, frozen) if factor else (trained, frozen + leaf.size)
-    return trained, frozen

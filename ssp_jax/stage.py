@@ -1,9 +1,8 @@
 """One training and its evaluation: from a stage's config to results."""
 
 import dataclasses
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -13,26 +12,43 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssp_jax.batch import AVBatch
-from ssp_jax.checkpoints import Checkpoints, load_params
-from ssp_jax.data.datasets import DataSets, read_spec
-from ssp_jax.data.pipeline import eval_batches, train_batches
+from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.data.datasets import DataSets, read_spec, scored_word
+from ssp_jax.data.mask_store import MaskStore
+from ssp_jax.data.pipeline import Batches, eval_batches, train_batches
 from ssp_jax.data.reader import FrameCache, FrameReader
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.pictures import save_picture
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
+from ssp_jax.init_from import initial_params
 from ssp_jax.models.network import TrainedNetwork
-from ssp_jax.models.sizes import SIZES
-from ssp_jax.optim import count_parameters, make_optimizer, make_schedule
+from ssp_jax.phases import Phase, make_phases
 from ssp_jax.protocols import get_protocol
 from ssp_jax.sharding import make_mesh, put_batch
+from ssp_jax.summary import parameter_table
 from ssp_jax.train import Loop
-from ssp_jax.train_state import TrainState, split_model, state_maker
-from ssp_jax.train_step import make_loss, make_predict, make_train_step
+from ssp_jax.train_state import TrainState, split_model
+from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train_step
 from ssp_jax.writers import MetricsWriter
 
 _LOG = logging.getLogger(__name__)
+
+
+def stage_words(config: ConfigDict, name: str) -> dict[str, dict[str, str]]:
+    """'benchmark:split' words by use ('train', 'val', 'test') and name in results.
+
+    As the protocol reads them, see `scored_word`. Several words of one set are joined by '+'.
+    """
+    stage, protocol = config[name], get_protocol(config.protocol)
+    words = {"train": {"train": "+".join(stage.train)}, "val": stage.val, "test": stage.test}
+    if name == "avss":  # classes have one reading
+        return {use: dict(sets) for use, sets in words.items()}
+    return {
+        use: {key: scored_word(word, protocol) for key, word in sets.items()}
+        for use, sets in words.items()
+    }
 
 
 @dataclasses.dataclass
@@ -41,22 +57,27 @@ class Stage:
 
     Attributes:
       config: the run's. name: 'avs' or 'avss', a key of it. folder: of this stage's files.
+      masks_of: (words, sounds) -> the masks that stage 1 predicted for these clips, where this
+        stage is prompted with them; to be set before training and scoring.
     """
 
     config: ConfigDict
     name: str
     data: DataSets
     folder: Path
+    masks_of: Callable[[str, str], MaskStore] | None = None
 
     def __post_init__(self):
         config, stage = self.config, self.config[self.name]
         self.stage, self.binary = stage, self.name == "avs"
+        self.words = stage_words(config, self.name)
+        self.prompted = stage.prompt.source != "none"
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
         self.protocol = get_protocol(config.protocol)
         self.mesh: Mesh = make_mesh(config.mesh.fsdp)
         self.spec = read_spec(
-            config, self.data, binary=self.binary, label_size=config.data.label_size
+            config, self.data, self.protocol, binary=self.binary, mask_prompt=self.prompted
         )
         self.cache = FrameCache(config.data.cache_mb * 2**20)
         self.evaluator = SegmentationEvaluator(self.protocol, self.binary, self.num_classes)
@@ -64,6 +85,9 @@ class Stage:
 
     def _build(self) -> None:
         config, stage = self.config, self.stage
+        overrides = {k: v for k, v in config.model.items() if k != "size" and v is not None}
+        if stage.decoder_adapter is not None:
+            overrides["decoder_adapter"] = stage.decoder_adapter
 
         def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
             return TrainedNetwork(
@@ -71,7 +95,8 @@ class Stage:
                 size=config.model.size,
                 num_queries=stage.num_queries,
                 num_sounds=len(self.data.sound_names),
-                overrides={k: v for k, v in config.model.items() if k != "size" and v is not None},
+                listen=stage.listen,
+                overrides=overrides | {"mask_prompt": self.prompted},
                 rngs=rngs,
             )
 
@@ -79,34 +104,34 @@ class Stage:
             self.graphdef, init = split_model(make_model)
         except ValueError as error:
             raise UserError(f"config.model: {error}") from error
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        self.tx, self.schedule = make_optimizer(stage.optim, shapes, stage.steps)
-        self._make_state, self.state_shapes, self.shardings = state_maker(init, self.tx, self.mesh)
-        trained, frozen = count_parameters(stage.optim, shapes)
+        self.phases = make_phases(config, self.name, init, self.mesh)
+        shapes, self.shardings = self.phases[0].states.shapes, self.phases[0].states.shardings
+        trained = {phase.plan.name or "trained": phase.trained for phase in self.phases}
         _LOG.info(
-            "%s: %s model, %.2f M parameters (%.2f M trained, %.2f M frozen), %d devices",
-            *(self.name, config.model.size, (trained + frozen) / 1e6),
-            *(trained / 1e6, frozen / 1e6, self.mesh.size),
+            "%s: size %s, input %d px, %s, %d device%s\n%s",
+            *(self.name, config.model.size, self.spec.frame_size, config.dtype, self.mesh.size),
+            *("" if self.mesh.size == 1 else "s", parameter_table(shapes.params, trained)),
         )
-        self.predict = make_predict(
-            self.graphdef, self.mesh, self.shardings.params, config.data.label_size
-        )
+        self.predict = self.make_predict(self.spec.label_size)
 
-    def new_state(self) -> TrainState:
-        """The state before the first step, by the config's seed."""
-        return self._make_state(jax.random.key(self.config.seed))
+    def make_predict(self, size: int) -> Callable:
+        """`train_step.make_predict` at another scored size."""
+        return make_predict(
+            self.graphdef, self.mesh, self.shardings.params, size, self.config.dtype
+        )
 
     def put(self, batch):
         """A host batch on the devices."""
         return put_batch(self.mesh, batch)
 
-    def batches(self, words: str, sounds: str = "own"):
+    def batches(self, words: str, sounds: str = "own") -> Batches:
         """Evaluation batches of 'benchmark:split' words; `sounds` as in `eval_batches`."""
         return eval_batches(
             self.data.source(words),
             self.spec,
             batch_size=self.stage.batch_size,
             sounds=sounds,
+            masks=self.masks_of(words, sounds) if self.prompted else None,
             seed=self.config.seed,
             num_workers=self.config.data.num_workers,
             cache=self.cache,
@@ -123,83 +148,141 @@ class Stage:
         """All validation sets: {"s4/miou": ...}."""
         return {
             f"{name}/{key}": value
-            for name, words in self.stage.val.items()
+            for name, words in self.words["val"].items()
             for key, value in self.score(params, words).items()
         }
 
     def train(self) -> dict:
         """Train, or go on, or return at once what was trained; the best parameters."""
-        config, stage = self.config, self.stage
         checkpoints = Checkpoints(self.folder / "checkpoints")
         with self._train_batches() as batches:
-            state = self._start(checkpoints, batches)
-            if int(state.step) < stage.steps:
-                loss = make_loss(
-                    self.graphdef,
-                    num_classes=self.num_classes,
-                    max_targets=stage.max_targets,
-                    criterion=stage.criterion.to_dict(),
-                    listen=stage.listen.to_dict(),
-                )
-                writer = MetricsWriter(self.folder, resume_step=int(state.step))
-                state = Loop(
-                    train_step=make_train_step(loss, self.tx, self.mesh, self.shardings),
-                    batches=batches,
-                    put=self.put,
-                    evaluate=self.validate if stage.val else None,
-                    score=lambda values: float(np.mean(list(values.values()))),
-                    learning_rate=self.schedule,
-                    checkpoints=checkpoints,
-                    writer=writer,
-                    name=self.name,
-                    steps=stage.steps,
-                    eval_every=stage.eval_every,
-                    log_every=config.log_every,
-                    seed=config.seed,
-                ).run(state)
-                writer.close()
-        params = state.params
-        if checkpoints.best_step() is not None:
-            params = checkpoints.restore_best(params, self.shardings.params)
-            _LOG.info("%s: best validation at step %d", self.name, checkpoints.best_step())
+            for phase in self.phases:
+                latest = checkpoints.latest_step()
+                last_phase = phase is self.phases[-1]
+                if latest is not None and latest >= phase.plan.end and not last_phase:
+                    continue
+                state = self._start(phase, checkpoints, batches)
+                if int(state.step) < phase.plan.end:
+                    state = self._run(phase, state, batches, checkpoints)
+        params = self._best(checkpoints, state.params)
         checkpoints.close()
         return params
 
-    def _train_batches(self):
+    def trained(self) -> dict:
+        """The best parameters of a stage that was trained before.
+
+        Raises:
+          UserError: it was not, or not to its end.
+        """
+        checkpoints = Checkpoints(self.folder / "checkpoints")
+        if checkpoints.latest_step() != self.stage.steps:
+            raise UserError(
+                f"{self.folder}: no finished stage {self.name}, whose masks are needed. Run it "
+                f"first (--config.stages={self.name},avss does both), or name the folder of "
+                "one by --config.avss.prompt.stage1=DIR"
+            )
+        states = self.phases[-1].states
+        if checkpoints.best_step() is None:
+            params = checkpoints.restore(states.shapes, states.shardings)[0].params
+        else:
+            params = checkpoints.restore_best(states.shapes.params, states.shardings.params)
+        checkpoints.close()
+        return params
+
+    def _run(
+        self, phase: Phase, state: TrainState, batches: Batches, checkpoints: Checkpoints
+    ) -> TrainState:
         config, stage = self.config, self.stage
+        loss = make_loss(
+            self.graphdef,
+            dtype=config.dtype,
+            num_classes=self.num_classes,
+            max_targets=stage.max_targets,
+            criterion=stage.criterion.to_dict(),
+            listen=stage.listen.to_dict(),
+        )
+        shardings = phase.states.shardings
+        step = make_train_step(loss, phase.tx, self.mesh, shardings, phase.trained)
+        writer = MetricsWriter(self.folder, resume_step=int(state.step))
+        state = Loop(
+            train_step=compile_once(step, f"{self.name} {phase.plan.name}".strip()),
+            batches=batches,
+            put=self.put,
+            evaluate=self.validate if stage.val else None,
+            score=lambda values: float(np.mean(list(values.values()))),
+            learning_rate=phase.learning_rate,
+            checkpoints=checkpoints,
+            writer=writer,
+            name=f"{self.name} {phase.plan.name}".strip(),
+            end=phase.plan.end,
+            total_steps=stage.steps,
+            eval_every=stage.eval_every,
+            eval_first=stage.eval_first,
+            log_every=config.log_every,
+            seed=config.seed,
+        ).run(state)
+        writer.close()
+        return state
+
+    def _train_batches(self) -> Batches:
+        config, stage, words = self.config, self.stage, self.words["train"]["train"]
+        prompt = stage.prompt
         return train_batches(
-            self.data.source(stage.train),
+            self.data.source(words),
             self.spec,
             batch_size=stage.batch_size,
             seed=config.seed,
             augment=Augment(**config.data.augment.to_dict()),
             frames_per_clip=config.data.frames_per_clip or None,
+            masks=self.masks_of(words, "own") if self.prompted else None,
+            prompts=(prompt.truth, prompt.predicted),
             num_workers=config.data.num_workers,
             cache=self.cache,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
 
-    def _start(self, checkpoints: Checkpoints, batches):
-        # Own checkpoint, else weights of another run, else scratch.
-        if checkpoints.latest_step() is not None:
-            state, data_state = checkpoints.restore(self.state_shapes, self.shardings)
+    def _start(self, phase: Phase, checkpoints: Checkpoints, batches: Batches) -> TrainState:
+        # Own checkpoint of this phase, else the best of the phase before, else given weights,
+        # else scratch.
+        latest, start = checkpoints.latest_step(), phase.plan.start
+        if latest is not None and latest > start:
+            state, data_state = checkpoints.restore(phase.states.shapes, phase.states.shardings)
             batches.set_state(data_state)
             _LOG.info("%s: going on at step %d", self.name, int(state.step))
             return state
-        state = self.new_state()
-        if self.stage.init_from:
-            folder = Path(self.stage.init_from)
-            folder = folder if folder.is_absolute() else self.folder.parent / folder
-            params, new = load_params(folder / "checkpoints", state.params, self.shardings.params)
-            shown = ", ".join(new[:6]) + (f" and {len(new) - 6} more" if len(new) > 6 else "")
-            _LOG.info("%s: starts from %s; new: %s", self.name, folder, shown or "nothing")
-            state = dataclasses.replace(state, params=params)
+        if start:
+            before = self.phases[self.phases.index(phase) - 1].states
+            state, data_state = checkpoints.restore(before.shapes, before.shardings)
+            batches.set_state(data_state)
+            return phase.states.restart(state.step, self._best(checkpoints, state.params))
+        state = phase.states.new(jax.random.key(self.config.seed))
+        if folders := self._init_folders():
+            params, new, unused = initial_params(
+                folders, state.params, self.shardings.params, tuple(self.stage.init_new)
+            )
+            _LOG.info(
+                "%s: starts from %s\n  new: %s\n  left behind: %s",
+                *(self.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
+            )
+            state = phase.states.restart(state.step, params)
         return state
+
+    def _init_folders(self) -> list[Path]:
+        words = self.stage.init_from or self.config.init_from
+        stages = {"avs": self.folder.parent / "avs"}
+        return [stages.get(word.strip(), Path(word.strip())) for word in words.split(",") if word]
+
+    def _best(self, checkpoints: Checkpoints, params: dict) -> dict:
+        """The best parameters by validation; without validation sets the given, last ones."""
+        if checkpoints.best_step() is None:
+            return params
+        _LOG.info("%s: best validation at step %d", self.name, checkpoints.best_step())
+        return checkpoints.restore_best(params, self.shardings.params)
 
     def evaluate(self, params: dict) -> Iterator[tuple[str, dict]]:
         """Scores of every test set: (name, {"miou", "fscore", "foreign_sounds": {...}, ...})."""
-        for name, words in self.stage.test.items():
+        for name, words in self.words["test"].items():
             result = self.score(params, words)
             if len(self.data.source(words)) > 1:  # else there is no other sound
                 result["foreign_sounds"] = self.score(params, words, "foreign")
@@ -234,7 +317,7 @@ class Stage:
         return {name: dict(self.evaluator.results(state)) for name, state in states.items()}
 
     def _frequent_class(self) -> int:
-        train = self.data.source(self.stage.train)
+        train = self.data.source(self.words["train"]["train"])
         with eval_batches(train, self.spec, batch_size=self.stage.batch_size) as batches:
             maps = (next(batches).labels for _ in range(min(20, len(batches))))
             return most_frequent_class(maps, num_classes=self.num_classes)
@@ -249,63 +332,5 @@ def _maps(reader: FrameReader, batch: AVBatch, name: str) -> np.ndarray:
     return maps
 
 
-def write_results(path: Path, results: dict) -> None:
-    """results.json, atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def check_config(config: ConfigDict) -> None:
-    """Choices that can be judged before any data are prepared.
-
-    Raises:
-      UserError: an unknown stage, protocol, size or schedule, or an impossible augmentation.
-    """
-    known = [name for name in ("avs", "avss") if name in config]
-    if not config.stages or not set(config.stages) <= set(known):
-        raise UserError(f"config.stages={tuple(config.stages)}: this config has {known}")
-    get_protocol(config.protocol)
-    if config.model.size not in SIZES:
-        raise UserError(
-            f"config.model.size={config.model.size!r}: expected one of {', '.join(SIZES)}"
-        )
-    Augment(**config.data.augment.to_dict())
-    for name in config.stages:
-        make_schedule(config[name].optim, config[name].steps)
-
-
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Keep the config in the folder; refuse a folder of another config.
-
-    Raises:
-      UserError: the folder holds a run of another config, naming the keys that differ.
-    """
-    path, text = workdir / "config.json", config.to_json(sort_keys=True, indent=1)
-    if path.exists():
-        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
-        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing:
-            shown = ", ".join(
-                f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing[:5]
-            )
-            raise UserError(
-                f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
-                "same config to go on"
-            )
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"

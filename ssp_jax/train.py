@@ -32,6 +32,9 @@ class Loop:
       evaluate: params -> {"s4/miou": ...} on validation data, or None to go without.
       score: those values -> the number that selects the best parameters.
       learning_rate: step -> rate, for the log.
+      end: step to stop at. total_steps: of the stage, for the log.
+      eval_first: evaluate before the first step too, so that a mistake in evaluation or in the
+        starting weights shows in minutes, not hours.
     """
 
     train_step: Callable
@@ -43,34 +46,39 @@ class Loop:
     checkpoints: Checkpoints
     writer: MetricsWriter
     name: str
-    steps: int
+    end: int
+    total_steps: int
     eval_every: int
+    eval_first: bool
     log_every: int
     seed: int
 
     def run(self, state: TrainState) -> TrainState:
-        """Train from `state.step` to `steps`; logs, evaluates and saves on the way.
+        """Train from `state.step` to `end`; logs, evaluates and saves on the way.
 
         Raises:
           UserError: the loss is no longer finite.
         """
         key = jax.random.key(self.seed)
         start = step = int(state.step)
-        clock, pending = Clock(start, self.steps), []
+        clock, pending = Clock(start, self.total_steps), []
+        if self.eval_first and start == 0 and self.evaluate is not None:
+            self._evaluate(start, state.params)
+            clock.pause_until_now()
         while True:
-            due = step % self.eval_every == 0 or step == self.steps
+            due = step % self.eval_every == 0 or step == self.end
             if due and step > start:
                 if self.evaluate is not None:
                     self._evaluate(step, state.params)
                 self.checkpoints.save(state, self.batches.get_state())
                 clock.pause_until_now()
-            if step == self.steps:
+            if step == self.end:
                 break
             batch = next(self.batches)
             state, scalars = self.train_step(state, self.put(batch), key)
             step += 1
             pending.append(scalars)
-            if step % self.log_every == 0 or step == self.steps:
+            if step % self.log_every == 0 or step == self.end:
                 self._log(step, pending, clock)
                 pending = []
         self.checkpoints.wait()
@@ -101,7 +109,7 @@ class Loop:
         self.writer.write(step, means)
         _LOG.info(
             "%s step %d/%d  loss %.3f  lr %.1e  %.2f steps/s  %s left",
-            *(self.name, step, self.steps, means["loss"], means["lr"], rate, left),
+            *(self.name, step, self.total_steps, means["loss"], means["lr"], rate, left),
         )
 
 

@@ -1,7 +1,7 @@
 """What training changes: step, parameters, optimiser state; born on its devices."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,10 @@ from ssp_jax.sharding import state_sharding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A pytree of plain dicts. `params` has the model's parameters by path."""
+    """A pytree of plain dicts. `params` has the model's parameters by path.
+
+    `opt_state` is of the trained parameters only, see `split_trained`.
+    """
 
     step: jax.Array
     params: dict[str, Any]
@@ -45,21 +48,61 @@ def split_model(make_model) -> tuple[nnx.GraphDef, Any]:
     return graphdef, init
 
 
-def state_maker(
-    init, tx: optax.GradientTransformation, mesh: Mesh
-) -> tuple[Callable[[jax.Array], TrainState], TrainState, TrainState]:
-    """How states of a model are made: (key -> new state, its shapes, its shardings).
+@dataclasses.dataclass(frozen=True)
+class StateMaker:
+    """How states of one model under one optimiser are made.
 
     The state is computed directly into its sharding; shapes and shardings cost no memory.
+
+    Attributes:
+      new: key -> state before the first step. restart: (step, params) -> the state that goes on
+        from given parameters with a fresh optimiser.
+      shapes, shardings: of a state.
     """
 
-    def make(key: jax.Array) -> TrainState:
-        params = init(key)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+    new: Callable[[jax.Array], TrainState]
+    restart: Callable[[jax.Array, dict], TrainState]
+    shapes: TrainState
+    shardings: TrainState
 
-    shapes = jax.eval_shape(make, jax.random.key(0))
+
+def state_maker(
+    init, tx: optax.GradientTransformation, trained: frozenset[str], mesh: Mesh
+) -> StateMaker:
+    """See `StateMaker`; `init` is key -> params, `trained` as in `split_trained`."""
+
+    def restart(step: jax.Array, params: dict) -> TrainState:
+        return TrainState(step, params, tx.init(split_trained(params, trained)[0]))
+
+    def new(key: jax.Array) -> TrainState:
+        return restart(jnp.zeros((), jnp.int32), init(key))
+
+    shapes = jax.eval_shape(new, jax.random.key(0))
     shardings = state_sharding(mesh, shapes)
-    return jax.jit(make, out_shardings=shardings), shapes, shardings
+    return StateMaker(
+        jax.jit(new, out_shardings=shardings),
+        jax.jit(restart, out_shardings=shardings),
+        shapes,
+        shardings,
+    )
+
+
+def split_trained(
+    params: Mapping, trained: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(trained, frozen) leaves by path name: gradients and moments exist for the first only."""
+    flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return (
+        {name: leaf for name, leaf in flat.items() if name in trained},
+        {name: leaf for name, leaf in flat.items() if name not in trained},
+    )
+
+
+def replace_leaves(params: Mapping, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` with the leaves of these path names replaced."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaves.get(path_name(path), leaf), params
+    )
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -1,9 +1,12 @@
 """Pure functions of one step: loss, gradients, update; and prediction for evaluation."""
 
 import dataclasses
+import logging
+import time
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -18,12 +21,29 @@ from ssp_jax.losses.listening import (
 from ssp_jax.losses.mask_losses import set_criterion
 from ssp_jax.models.ssp import segmentation_map
 from ssp_jax.sharding import batch_sharding, replicated
-from ssp_jax.train_state import TrainState
+from ssp_jax.train_state import TrainState, replace_leaves, split_trained
+
+_LOG = logging.getLogger(__name__)
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def _run_network(graphdef: nnx.GraphDef, params: dict, batch: AVBatch, dtype: str):
+    """(model, predictions, aux): the network computed in `dtype`, its results in float32."""
+    inputs = (batch.normalised(), batch.log_mel, batch.prompt())
+    model = nnx.merge(graphdef, _cast(params, DTYPES[dtype]))
+    return model, *_cast(model.network(*_cast(inputs, DTYPES[dtype])), jnp.float32)
 
 
 def make_loss(
     graphdef: nnx.GraphDef,
     *,
+    dtype: str = "float32",
     num_classes: int,
     max_targets: int,
     criterion: Mapping[str, float],
@@ -32,14 +52,15 @@ def make_loss(
     """The loss of one batch: (params, batch, key) -> (loss, parts).
 
     Args:
+      dtype: what the network computes in, a name of `DTYPES`; parameters, gradients and losses are
+        float32 all the same.
       criterion: settings of `losses.mask_losses.criterion` (method 3.7).
       listen: weights of the auxiliary losses `sounds`, `map`, `contrast`; 0 leaves one out of the
         compiled step.
     """
 
     def loss_fn(params: dict, batch: AVBatch, key: jax.Array):
-        model = nnx.merge(graphdef, params)
-        predictions, aux = model.network(batch.normalised(), batch.log_mel)
+        model, predictions, aux = _run_network(graphdef, params, batch, dtype)
         loss, parts = set_criterion(
             predictions,
             aux["layers"],
@@ -86,8 +107,13 @@ def make_train_step(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     shardings: TrainState,
+    trained: frozenset[str],
 ) -> Callable[[TrainState, AVBatch, jax.Array], tuple[TrainState, dict[str, Array]]]:
-    """The jitted, sharded step: (state, batch, key) -> (state, scalars). The state is donated."""
+    """The jitted, sharded step: (state, batch, key) -> (state, scalars). The state is donated.
+
+    Gradients are taken for the parameters named in `trained` only: what is frozen costs no
+    backward pass beyond what these need.
+    """
     everywhere = replicated(mesh)
 
     @jax.jit(
@@ -97,9 +123,14 @@ def make_train_step(
     )
     def train_step(state: TrainState, batch: AVBatch, key: jax.Array):
         key = jax.random.fold_in(key, state.step)
-        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+
+        def loss_of(leaves):
+            return loss_fn(replace_leaves(state.params, leaves), batch, key)
+
+        leaves, _ = split_trained(state.params, trained)
+        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(leaves)
+        updates, opt_state = tx.update(grads, state.opt_state, leaves)
+        params = replace_leaves(state.params, optax.apply_updates(leaves, updates))
         scalars = {"loss": loss, "grad_norm": optax.global_norm(grads)} | parts
         new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
         return new, scalars
@@ -107,8 +138,33 @@ def make_train_step(
     return train_step
 
 
+def compile_once(step: Callable, name: str) -> Callable:
+    """The jitted `step`, compiled at its first call; other shapes are then an error, not a wait.
+
+    Says in the log what a call needs: memory a device (arguments, results and temporaries, without
+    what the host holds), and FLOPs as XLA counts them.
+    """
+    compiled = None
+
+    def call(*inputs):
+        nonlocal compiled
+        if compiled is None:
+            start = time.perf_counter()
+            compiled = step.lower(*inputs).compile()
+            memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+            size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+            size += memory.output_size_in_bytes - memory.alias_size_in_bytes
+            _LOG.info(
+                "%s: step compiled in %.0f s; %.2f GB a device, %.0f GFLOP",
+                *(name, time.perf_counter() - start, size / 1e9, cost.get("flops", 0) / 1e9),
+            )
+        return compiled(*inputs)
+
+    return call
+
+
 def make_predict(
-    graphdef: nnx.GraphDef, mesh: Mesh, param_shardings, size: int
+    graphdef: nnx.GraphDef, mesh: Mesh, param_shardings, size: int, dtype: str = "float32"
 ) -> Callable[[dict, AVBatch], Float[Array, "N K size size"]]:
     """The jitted prediction: (params, batch) -> class scores per pixel at `size` (method 3.5)."""
 
@@ -116,8 +172,7 @@ def make_predict(
         in_shardings=(param_shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
     )
     def predict(params: dict, batch: AVBatch):
-        model = nnx.merge(graphdef, params)
-        predictions, _ = model.network(batch.normalised(), batch.log_mel)
+        _, predictions, _ = _run_network(graphdef, params, batch, dtype)
         return segmentation_map(
             predictions["mask_logits"], predictions["class_logits"], batch.frames.shape[1:3], size
         )

@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from ssp_jax.checkpoints import Checkpoints, load_params
+from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
+from ssp_jax.init_from import initial_params
 from ssp_jax.main import run
-from ssp_jax.stage import Stage, check_workdir
+from ssp_jax.run_folder import check_workdir
+from ssp_jax.stage import Stage
 from ssp_jax.train_step import make_loss, make_train_step
 from tests.tiny_run import get_config
 
@@ -36,7 +38,8 @@ def _final_params(config, workdir):
     data = open_datasets(config, config.avs.train)
     stage = Stage(config, "avs", data, workdir / "avs")
     checkpoints = Checkpoints(workdir / "avs" / "checkpoints")
-    state, _ = checkpoints.restore(stage.state_shapes, stage.shardings)
+    states = stage.phases[-1].states
+    state, _ = checkpoints.restore(states.shapes, states.shardings)
     checkpoints.close()
     return jax.device_get(state.params)
 
@@ -67,7 +70,7 @@ def test_a_finished_run_is_not_done_again(whole_run, prepared):
 
 def test_resumed_training_equals_uninterrupted(whole_run, prepared, tmp_path, monkeypatch):
     config = get_config(prepared)
-    config.stages = ("avs",)
+    config.stages = "avs"
     calls = []
     original = Checkpoints.save
 
@@ -93,20 +96,24 @@ def test_resumed_training_equals_uninterrupted(whole_run, prepared, tmp_path, mo
 def test_stage_two_starts_from_stage_one(whole_run, prepared):
     config = get_config(prepared)
     stage = Stage(config, "avss", open_datasets(config, config.avss.train), Path("unused"))
-    new = stage.new_state().params
-    folder = whole_run[0] / "avs" / "checkpoints"
-    params, skipped = load_params(folder, new, stage.shardings.params)
+    new = stage.phases[0].states.new(jax.random.key(0)).params
+    folder, shardings = whole_run[0] / "avs", stage.shardings.params
+    params, anew, unused = initial_params([folder], new, shardings, ("class_head",))
     # Another number of classes; every other parameter is taken.
-    assert skipped == [f"network/mask_decoder/class_head/{leaf}" for leaf in ("bias", "kernel")]
+    assert anew == [f"network/mask_decoder/class_head/{leaf}" for leaf in ("bias", "kernel")]
+    assert unused == anew
     taken = params["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]
     assert (taken != new["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]).any()
-    with pytest.raises(UserError, match="none of its parameters fits"):
-        load_params(folder, {"other": jax.numpy.ones(3)}, {"other": stage.shardings.step})
+    with pytest.raises(UserError, match=r"class_head/bias: \(3,\) there"):
+        initial_params([folder], new, shardings, ())
+    with pytest.raises(UserError, match="no weights to start from"):
+        initial_params([folder / "nowhere"], new, shardings, ())
 
 
 def test_the_step_compiles_once(whole_run, prepared):
     config = get_config(prepared)
     stage = Stage(config, "avs", open_datasets(config, config.avs.train), Path("unused"))
+    (phase,) = stage.phases
     loss = make_loss(
         stage.graphdef,
         num_classes=2,
@@ -114,8 +121,8 @@ def test_the_step_compiles_once(whole_run, prepared):
         criterion=config.avs.criterion.to_dict(),
         listen=config.avs.listen.to_dict(),
     )
-    step = make_train_step(loss, stage.tx, stage.mesh, stage.shardings)
-    state, key = stage.new_state(), jax.random.key(0)
+    step = make_train_step(loss, phase.tx, stage.mesh, stage.shardings, phase.trained)
+    state, key = phase.states.new(jax.random.key(0)), jax.random.key(0)
     with stage._train_batches() as batches:
         for _ in range(3):
             state, _ = step(state, stage.put(next(batches)), key)
@@ -137,7 +144,9 @@ def test_one_and_eight_devices_give_the_same_loss(prepared, whole_run):
         "loss = make_loss(stage.graphdef, num_classes=2, max_targets=2,\n"
         "    criterion=config.avs.criterion.to_dict(), listen=config.avs.listen.to_dict())\n"
         "batch = stage.put(next(stage._train_batches()))\n"
-        "value = jax.jit(loss)(stage.new_state().params, batch, jax.random.key(0))[0]\n"
+        "key = jax.random.key(0)\n"
+        "params = stage.phases[0].states.new(key).params\n"
+        "value = jax.jit(loss)(params, batch, key)[0]\n"
         "print('LOSS', jax.device_count(), float(value))\n"
     )
     losses = []
@@ -163,10 +172,10 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     ("arguments", "message"),
     [
         (["--config=configs/demo.py", "--config.avs.optim.rate=1"], "rate"),
-        (["--config=configs/s4.py:huge"], "expected one of 'base', 'small'"),
+        (["--config=configs/s4.py:huge"], "expected one of 'base', 'paper', 'small'"),
         (["--config=configs/s4.py"], "configs/demo.py"),
         (["--config=configs/demo.py", "--config.protocol=mine"], "unknown protocol 'mine'"),
-        (["--config=configs/demo.py", "--config.stages=('avz',)"], "('avz',)"),
+        (["--config=configs/demo.py", "--config.stages=avz"], "'avz'"),
         (["--config=configs/demo.py", "--config.model.size=huge"], "config.model.size='huge'"),
         (["--config=configs/demo.py", "--config.avs.optim.schedule=sine"], "'sine'"),
     ],

@@ -24,7 +24,6 @@ def get_config(prepared_dir: str = "prepared"):
     config.prepared_dir = prepared_dir
     config.log_every = 1
     config.data.frame_size = config.data.stored_size = 64
-    config.data.label_size = 64
     for name in ("avs", "avss"):
         stage = config[name]
         stage.train = tuple(word.replace("builtin", "builtin_tiny") for word in stage.train)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
+from ssp_jax.protocols import Protocol
 from tfds_builders.facts import read_dataset_facts
 from tfds_builders.prepare import GENERATED, builder_class, prepare
 
@@ -42,18 +43,45 @@ def parse_word(word: str) -> tuple[str, str]:
     return benchmark, split
 
 
+def scored_word(word: str, protocol: Protocol) -> str:
+    """The word whose clips the protocol scores: 'avss:test_v1s' for 's4:test' where it says so.
+
+    Protocols with `binary_targets` = semantic_labels score S4 and MS3 on AVSBench-semantic's v1s
+    and v1m, which are the same clips with other masks (avsbench.md section 3).
+    """
+    if protocol.binary_targets != "semantic_labels":
+        return word
+    subsets = {"s4": "v1s", "ms3": "v1m"}
+    parts = [parse_word(part) for part in word.split("+")]
+    return "+".join(
+        f"avss:{split}_{subsets[benchmark]}" if benchmark in subsets else f"{benchmark}:{split}"
+        for benchmark, split in parts
+    )
+
+
+def check_data_dir(config: ConfigDict, words: Sequence[str]) -> list[str]:
+    """The benchmarks that the words name.
+
+    Raises:
+      UserError: one is unknown, or has to be downloaded and `config.data_dir` is empty.
+    """
+    benchmarks = sorted({parse_word(part)[0] for word in words for part in word.split("+")})
+    for benchmark in benchmarks:
+        builder_class(benchmark)
+    for benchmark in benchmarks:
+        if benchmark not in GENERATED and not config.data_dir:
+            raise UserError(_HOW_TO_GET.format(benchmark=benchmark, layout=_LAYOUT[benchmark]))
+    return benchmarks
+
+
 def open_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
     """Prepare (on first use) every data set that the words name.
 
     Raises:
       UserError: the data are not there or damaged, with what is expected.
     """
-    benchmarks = sorted({parse_word(part)[0] for word in words for part in word.split("+")})
     folders = {}
-    for benchmark in benchmarks:
-        builder_class(benchmark)  # an unknown name is told before anything else
-        if benchmark not in GENERATED and not config.data_dir:
-            raise UserError(_HOW_TO_GET.format(benchmark=benchmark, layout=_LAYOUT[benchmark]))
+    for benchmark in check_data_dir(config, words):
         folders[benchmark] = prepare(
             benchmark,
             config.data_dir or None,
@@ -67,12 +95,17 @@ def open_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
     return DataSets(folders, classes, tuple(sounds))
 
 
-def read_spec(config: ConfigDict, data: DataSets, *, binary: bool, label_size: int) -> ReadSpec:
-    """How this run reads clips; see `ReadSpec`."""
+def read_spec(
+    config: ConfigDict, data: DataSets, protocol: Protocol, *, binary: bool, mask_prompt: bool
+) -> ReadSpec:
+    """How a stage of this run reads clips, at the protocol's sizes; see `ReadSpec`."""
+    input_size = protocol.binary_input_size if binary else protocol.semantic_input_size
     return ReadSpec(
-        frame_size=config.data.frame_size,
-        label_size=label_size,
+        frame_size=config.data.frame_size or input_size,
+        label_size=protocol.binary_score_size if binary else protocol.semantic_score_size,
+        label_rule=protocol.binary_target_resize if binary else protocol.semantic_target_resize,
         binary=binary,
+        mask_prompt=mask_prompt,
         sound_names=data.sound_names,
         sounds_from=config.data.sounds_from,
         class_names=data.class_names if config.data.sounds_from == "labels" else (),

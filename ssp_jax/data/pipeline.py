@@ -14,14 +14,16 @@ import numpy as np
 from absl import flags
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.data.mask_store import MaskStore
 from ssp_jax.data.order import EvalOrder, TrainOrder, Visit
-from ssp_jax.data.reader import FrameCache, FrameReader, ReadSpec, Slots
+from ssp_jax.data.reader import FrameCache, FrameReader, Prompt, ReadSpec, Slots
 from ssp_jax.data.sounds import foreign_clips, lender_for, table_sounds
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 
-_GEOMETRY, _COLOUR, _SOUND = 2, 3, 4  # streams of random numbers, apart from those of `order`
+# Streams of random numbers, apart from those of `order`.
+_GEOMETRY, _COLOUR, _SOUND, _PROMPT = 2, 3, 4, 5
 
 
 def frames_per_epoch(
@@ -40,6 +42,8 @@ def train_batches(
     augment: Augment | None = None,
     annotated_only: bool = True,
     frames_per_clip: int | None = None,
+    masks: MaskStore | None = None,
+    prompts: tuple[float, float] = (1.0, 0.0),
     num_workers: int = 0,
     num_threads: int = 2,
     cache: FrameCache | None = None,
@@ -57,6 +61,9 @@ def train_batches(
       batch_size: slots a step over all processes.
       annotated_only: only frames with labels; else also the others, with annotated = False.
       frames_per_clip: so many random frames of a clip a visit (less correlated batches), or all.
+      masks: what stage 1 predicted for the same source, for `prompts`.
+      prompts: probabilities that a visit's mask prompt (`ReadSpec.mask_prompt`) is the ground truth
+        or the mask that stage 1 predicted; else it is empty.
       num_workers: processes that decode; 0: `num_threads` threads in this one.
       cache: where decoded frames are kept; used without workers only. May be shared with others.
 
@@ -68,9 +75,9 @@ def train_batches(
         from the iterator: an image cannot be decoded.
     """
     order = TrainOrder(_counts(source, annotated_only), seed, frames_per_clip)
-    reader = FrameReader(source, spec, cache if num_workers == 0 else None)
+    reader = FrameReader(source, spec, cache if num_workers == 0 else None, masks)
     share = _Share(batch_size, process_index, process_count)
-    make = _TrainBatch(reader, order, share, augment or Augment(), seed)
+    make = _TrainBatch(reader, order, share, augment or Augment(), prompts, seed)
     return Batches(make, sys.maxsize, num_workers, num_threads)
 
 
@@ -80,6 +87,7 @@ def eval_batches(
     *,
     batch_size: int,
     sounds: Literal["own", "foreign", "silence"] = "own",
+    masks: MaskStore | None = None,
     seed: int = 0,
     annotated_only: bool = True,
     num_workers: int = 0,
@@ -96,6 +104,8 @@ def eval_batches(
     Args:
       sounds: own; foreign: each clip hears another clip of the source, of other classes where
         possible, a fixed permutation by `seed`; silence. Labels are always the clip's own.
+      masks: what stage 1 predicted for the same source and sounds: the mask prompts, where slots
+        have them; without, prompts are empty.
 
     Raises:
       UserError: an unknown choice of sounds, foreign sounds with fewer than two clips, a batch size
@@ -109,7 +119,7 @@ def eval_batches(
             raise UserError(f"{source.name}: foreign sounds need two clips, got {len(source)}")
         lenders = foreign_clips(table_sounds(source.table.category, spec.sound_names)[0], seed)
     order = EvalOrder(_counts(source, annotated_only))
-    reader = FrameReader(source, spec, cache if num_workers == 0 else None)
+    reader = FrameReader(source, spec, cache if num_workers == 0 else None, masks)
     share = _Share(batch_size, process_index, process_count)
     make = _EvalBatch(reader, order, share, lenders, sounds == "silence")
     return Batches(make, -(-order.epoch_size // batch_size), num_workers, num_threads)
@@ -242,9 +252,9 @@ def _pack(reader: FrameReader, size: int, parts: Sequence[Slots]) -> Slots:
 class _TrainBatch:
     """Batch number -> slots."""
 
-    def __init__(self, reader, order: TrainOrder, share: _Share, augment: Augment, seed: int):
+    def __init__(self, reader, order: TrainOrder, share: _Share, augment, prompts, seed: int):
         self._reader, self._order, self._share = reader, order, share
-        self._augment, self._seed = augment, seed
+        self._augment, self._prompts, self._seed = augment, prompts, seed
         self._classes = self._known = None
         if augment.foreign_sound > 0:
             self._classes, self._known = table_sounds(
@@ -267,7 +277,14 @@ class _TrainBatch:
             geometry=augment.geometry(self._rng(visit, _GEOMETRY)),
             colour=augment.colour(self._rng(visit, _COLOUR)),
             unlabelled=silent or lender is not None,
+            # What stage 1 predicted is an answer to the clip's own sound.
+            prompt="empty" if silent or lender is not None else self._prompt(visit),
         )
+
+    def _prompt(self, visit: Visit) -> Prompt:
+        truth, stage1 = self._prompts
+        drawn = self._rng(visit, _PROMPT).random()
+        return "truth" if drawn < truth else "stage1" if drawn < truth + stage1 else "empty"
 
     def _rng(self, visit: Visit, stream: int) -> np.random.Generator:
         # By epoch and clip, not by batch: a clip that straddles two batches is varied alike.
@@ -287,6 +304,7 @@ class _EvalBatch:
     def __init__(self, reader, order: EvalOrder, share: _Share, lenders, silent: bool):
         self._reader, self._order, self._share = reader, order, share
         self._lenders, self._silent = lenders, silent
+        self._prompt = "empty" if reader.masks is None else "stage1"
 
     def __call__(self, number: int) -> Slots:
         start = self._share.start(number)
@@ -296,6 +314,7 @@ class _EvalBatch:
                 visit.seconds,
                 lender=None if self._lenders is None else int(self._lenders[visit.clip]),
                 silent=self._silent,
+                prompt=self._prompt,
             )
             for visit in self._order.visits(start, start + self._share.size)
         ]

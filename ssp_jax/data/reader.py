@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ssp_jax.data import log_mel, sounds, transforms
+from ssp_jax.data.mask_store import MaskStore
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
 
+Prompt = Literal["truth", "stage1", "empty"]
 Slots = dict[str, np.ndarray]  # AVBatch's fields by name, for a number of slots
 
 
@@ -27,11 +29,12 @@ class ReadSpec:
       frame_size: side of the frames given to the model, pixels.
       label_size: side of the label maps, pixels (224: where AVSBench is scored).
       binary: labels are 1 where anything sounds (S4, MS3, stage 1), else class indices.
-      label_rule: `transforms.resize_labels`; bilinear_gt0 only for binary labels.
+      label_rule: `transforms.resize_labels`; bilinear_above_zero only for binary labels.
       sound_names: the S sound classes, possibly none.
       sounds_from: category (of the clip) or labels (classes of the annotated frame; semantic data).
       class_names: name of each class index, background first; needed for sounds_from = labels.
       short_audio: `log_mel.windows_for_frames`.
+      mask_prompt: slots have a mask prompt (method 3.6).
     """
 
     frame_size: int
@@ -42,18 +45,19 @@ class ReadSpec:
     sounds_from: Literal["category", "labels"] = "category"
     class_names: tuple[str, ...] = ()
     short_audio: log_mel.ShortAudio = "repeat"
+    mask_prompt: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "sound_names", tuple(self.sound_names))
         object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.frame_size < 1 or self.label_size < 1:
             raise UserError(f"sizes must be positive: {self.frame_size}, {self.label_size}")
-        if self.label_rule not in ("nearest", "bilinear_gt0"):
+        if self.label_rule not in ("nearest", "bilinear_above_zero"):
             raise UserError(
-                f"label_rule: expected nearest or bilinear_gt0, got {self.label_rule!r}"
+                f"label_rule: expected nearest or bilinear_above_zero, got {self.label_rule!r}"
             )
-        if self.label_rule == "bilinear_gt0" and not self.binary:
-            raise UserError("label_rule: bilinear_gt0 needs binary labels; use nearest")
+        if self.label_rule == "bilinear_above_zero" and not self.binary:
+            raise UserError("label_rule: bilinear_above_zero needs binary labels; use nearest")
         if self.sounds_from not in ("category", "labels"):
             raise UserError(f"sounds_from: expected category or labels, got {self.sounds_from!r}")
         if self.sounds_from == "labels" and not self.class_names:
@@ -94,10 +98,17 @@ class FrameCache:
 class FrameReader:
     """Reads visits of a source's clips; pickles without its cache."""
 
-    def __init__(self, source: ClipSource, spec: ReadSpec, cache: FrameCache | None = None):
-        self.source, self.spec, self._cache = source, spec, cache
+    def __init__(
+        self,
+        source: ClipSource,
+        spec: ReadSpec,
+        cache: FrameCache | None = None,
+        masks: MaskStore | None = None,
+    ):
+        """`masks`: of the same source, where prompts may be those of stage 1."""
+        self.source, self.spec, self._cache, self.masks = source, spec, cache, masks
         self.table = source.table
-        self._key = source.name, spec
+        self._key = source.name, spec, masks
 
     def __getstate__(self):
         return {**vars(self), "_cache": None}
@@ -112,6 +123,7 @@ class FrameReader:
         geometry: transforms.Geometry | None = None,
         colour: transforms.Colour | None = None,
         unlabelled: bool = False,
+        prompt: Prompt = "empty",
     ) -> Slots:
         """One slot per second asked for, as AVBatch's fields.
 
@@ -120,6 +132,8 @@ class FrameReader:
           silent: silence replaces the sound; no class sounds.
           geometry, colour: transforms of the frames; the geometry moves the labels likewise.
           unlabelled: all labels are background, since what is seen is not what sounds.
+          prompt: the mask prompt, where slots have one: what the labels say sounds, what stage 1
+            predicted, or nothing.
 
         Raises:
           UserError: an image cannot be decoded; names data set, clip and frame.
@@ -128,7 +142,7 @@ class FrameReader:
         annotated = np.array([s < self.table.num_annotated[index] for s in seconds], bool)
         size = self.spec.label_size
         blank = np.zeros((size, size), np.uint8)
-        frames, labels = [], []
+        frames, labels, prompts = [], [], []
         for second, has_labels in zip(seconds, annotated, strict=True):
             frame = self._frame(clip, index, second)
             label = self._label(clip, index, second)[0] if has_labels else blank
@@ -136,6 +150,14 @@ class FrameReader:
                 frame, label = geometry.frame(frame), geometry.labels(label)
             frames.append(frame if colour is None else colour.frame(frame))
             labels.append(blank if unlabelled else label)
+            if self.spec.mask_prompt:
+                mask = blank
+                if prompt == "stage1" and has_labels:
+                    mask = self._stage1_masks(index)[second]
+                    mask = mask if geometry is None else geometry.labels(mask)
+                elif prompt == "truth":
+                    mask = np.uint8(255) * (labels[-1] > 0)
+                prompts.append(mask)
         heard = index if lender is None else lender
         speaker = clip if lender is None else _Once(self.source, lender)
         windows = self._windows(speaker, heard, int(self.table.num_frames[index]))
@@ -143,7 +165,8 @@ class FrameReader:
         if silent:
             windows = log_mel.silent_windows(len(windows))
             which, known = np.zeros_like(which), np.ones_like(known)
-        return {
+        slots = {"mask_prompt": np.stack(prompts)} if self.spec.mask_prompt else {}
+        return slots | {
             "frames": np.stack(frames),
             "log_mel": windows[list(seconds)],
             "labels": np.stack(labels),
@@ -176,7 +199,10 @@ class FrameReader:
         """Slots without a frame: zeros, valid = False, clip = -1; to be filled."""
         spec = self.spec
         size, scored = spec.frame_size, spec.label_size
-        return {
+        slots = {}
+        if spec.mask_prompt:
+            slots["mask_prompt"] = np.zeros((count, scored, scored), np.uint8)
+        return slots | {
             "frames": np.zeros((count, size, size, 3), np.uint8),
             "log_mel": np.zeros((count, log_mel.FRAMES, log_mel.BANDS), np.float32),
             "labels": np.zeros((count, scored, scored), np.uint8),
@@ -215,6 +241,9 @@ class FrameReader:
             return (labels > 0).astype(np.uint8) if spec.binary else labels, heard
 
         return self._kept(("label", index, second), make)
+
+    def _stage1_masks(self, index: int) -> UInt8[np.ndarray, "frames h w"]:
+        return self._kept(("stage1", index), lambda: (self.masks.read(index),))[0]
 
     def _windows(
         self, clip: "_Once", index: int, num_frames: int

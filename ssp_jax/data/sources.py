@@ -229,6 +229,12 @@ class ClipSource:
         """Folders and splits, for messages and as a key."""
         return ", ".join(f"{part.folder}:{part.split}" for part in self._parts)
 
+    def fingerprint(self) -> str:
+        """Changes when any of the splits is prepared anew."""
+        return hashlib.sha256(
+            "".join(part.fingerprint() for part in self._parts).encode()
+        ).hexdigest()
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssp_jax.errors import UserError
 
-LabelRule = Literal["nearest", "bilinear_gt0"]
+LabelRule = Literal["nearest", "bilinear_above_zero"]
 BORDER = (124, 116, 104)  # ImageNet's mean colour: neutral after normalisation
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -64,8 +64,8 @@ def resize_labels(
     """Label map at the scored size.
 
     - nearest: PIL nearest; OFF, AVSF, COMBO and, for AVSS, SS (avsbench section 3).
-    - bilinear_gt0: binary (0/1) as SS reads S4 and MS3: the map in palette colours, resized by
-      OpenCV's bilinear, foreground where the grey value is above 0; slightly dilated.
+    - bilinear_above_zero: binary (0/1) as SS reads S4 and MS3: the map in palette colours,
+      resized by OpenCV's bilinear, foreground where the grey value is above 0; slightly dilated.
 
     Raises:
       UserError: an unknown rule.
@@ -74,10 +74,10 @@ def resize_labels(
         if labels.shape == (size, size):
             return labels
         return np.asarray(Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST))
-    if rule == "bilinear_gt0":
+    if rule == "bilinear_above_zero":
         colours = cv2.resize(_PALETTE[labels], (size, size), interpolation=cv2.INTER_LINEAR)
         return (cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY) > 0).astype(np.uint8)
-    raise UserError(f"label_rule: expected nearest or bilinear_gt0, got {rule!r}")
+    raise UserError(f"label_rule: expected nearest or bilinear_above_zero, got {rule!r}")
 
 
 def _palette() -> UInt8[np.ndarray, "256 3"]:

@@ -113,7 +113,7 @@ def sample_by_map(
 
 
 def _map_forward(sizes, values, points, weights):
-    maps = _maps(sizes, points, weights)
+    maps = [level_map.astype(values.dtype) for level_map in _maps(sizes, points, weights)]
     sampled = sum(
         jnp.einsum("nhts,nhsd->nhtd", level_map, level)
         for level_map, level in zip(maps, _split_levels(sizes, values), strict=True)
@@ -125,7 +125,7 @@ def _map_backward(sizes, residuals, gradient):
     values, points, weights, maps = residuals
     turned = gradient.swapaxes(2, 3)
     to_values = [jnp.einsum("nhdt,nhts->nhds", turned, level_map) for level_map in maps]
-    to_maps = jnp.einsum("nhtd,nhsd->nhts", gradient, values)
+    to_maps = jnp.einsum("nhtd,nhsd->nhts", gradient, values).astype(weights.dtype)
 
     def shares_first(points, weights):
         tokens, shares = _corners(sizes, points, weights)
@@ -155,7 +155,7 @@ def sample_by_gather(
     index = tokens.reshape(*tokens.shape[:2], -1, 1)
     gathered = jnp.take_along_axis(values, index, axis=2, mode="promise_in_bounds")
     gathered = gathered.reshape(*tokens.shape, -1)
-    return jnp.einsum("nhtk,nhtkd->nhtd", shares, gathered)
+    return jnp.einsum("nhtk,nhtkd->nhtd", shares.astype(values.dtype), gathered)
 
 
 def _ring_offsets(heads: int, levels: int, points: int) -> Float[np.ndarray, " offsets"]:
@@ -217,10 +217,11 @@ class DeformableAttention(nnx.Module):
     ) -> Float[Array, "N S C"]:
         """Tokens (levels one after the other) and their positions, added to the queries only."""
         batch, tokens, channels = x.shape
-        query = x + positions
+        query = x + positions.astype(x.dtype)
         grid = (self.heads, self.levels, self.points)
-        offsets = self.offsets(query).reshape(batch, tokens, *grid, 2)
-        logits = self.weights(query).reshape(batch, tokens, self.heads, -1)
+        # Places in pixels need more than bfloat16's eight bits.
+        offsets = self.offsets(query).astype(jnp.float32).reshape(batch, tokens, *grid, 2)
+        logits = self.weights(query).astype(jnp.float32).reshape(batch, tokens, self.heads, -1)
         weights = jax.nn.softmax(logits, axis=-1).reshape(batch, tokens, *grid)
         extent = np.array([(width, height) for height, width in sizes], np.float32)
         base = reference_points(sizes)[:, None] * extent - 0.5

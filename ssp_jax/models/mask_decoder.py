@@ -48,10 +48,11 @@ class Attention(nnx.Module):
         q = self.query(query).reshape(batch, queries, *split) * split[1] ** -0.5
         k = self.key(key).reshape(batch, -1, *split)
         v = self.value(value).reshape(batch, -1, *split)
-        logits = jnp.einsum("nqhd,nshd->nhqs", q, k)
+        logits = jnp.einsum("nqhd,nshd->nhqs", q, k).astype(jnp.float32)
         if blocked is not None:
             logits = jnp.where(blocked[:, None], _BLOCKED, logits)
-        attended = jnp.einsum("nhqs,nshd->nqhd", jax.nn.softmax(logits, axis=-1), v)
+        shares = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        attended = jnp.einsum("nhqs,nshd->nqhd", shares, v)
         return self.output(attended.reshape(batch, queries, channels))
 
 
@@ -161,8 +162,9 @@ class MaskDecoder(nnx.Module):
         """The learned vector of every key: silent (<= 0.4), uncertain, sounding (>= 0.6)."""
         resized = resize_bilinear(prompt, size)
         state = (resized > 0.4).astype(jnp.int32) + (resized >= 0.6)
-        one_hot = jax.nn.one_hot(state.reshape(state.shape[0], -1), 3)
-        return one_hot @ self.prompt_embedding[...]
+        embedding = self.prompt_embedding[...]
+        one_hot = jax.nn.one_hot(state.reshape(state.shape[0], -1), 3, dtype=embedding.dtype)
+        return one_hot @ embedding
 
     def __call__(
         self,
@@ -196,13 +198,13 @@ class MaskDecoder(nnx.Module):
         for index, level in enumerate(multi_scale):
             tokens.append(level.reshape(batch, -1, channels) + self.level_embedding[...][index])
             position = sine_positions(*sizes[index], channels).reshape(1, -1, channels)
+            position = jnp.asarray(position, audio.dtype)
             if mask_prompt is not None:
                 position = position + self._prompt_positions(mask_prompt, sizes[index])
-            positions.append(jnp.asarray(position))
+            positions.append(position)
         if mask_prompt is not None:
-            mask_features = (
-                mask_features + resize_bilinear(mask_prompt, mask_features.shape[1:3])[..., None]
-            )
+            resized = resize_bilinear(mask_prompt, mask_features.shape[1:3])[..., None]
+            mask_features = mask_features + resized.astype(mask_features.dtype)
 
         query_positions = self.query_embedding[...]
         x = initial = audio_queries(self.query_feature[...], query_positions, audio)

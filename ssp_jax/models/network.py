@@ -1,5 +1,8 @@
 """What is trained: the network and the heads that only its training uses."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from flax import nnx
 
 from ssp_jax.models.audio_visual_map import AudioVisualMap
@@ -15,8 +18,8 @@ class TrainedNetwork(nnx.Module):
 
     Attributes:
       network: what predicts.
-      sound_classifier: sound classes from the audio features.
-      audio_visual_map: only where the network has none of its own (`heard_prompt`).
+      sound_classifier: sound classes from the audio features; only where its loss has a weight.
+      audio_visual_map: likewise, and only where the network has none of its own (`heard_prompt`).
     """
 
     def __init__(
@@ -26,12 +29,15 @@ class TrainedNetwork(nnx.Module):
         size: str,
         num_queries: int,
         num_sounds: int,
-        overrides: dict | None = None,
+        listen: Mapping[str, float],
+        overrides: Mapping[str, Any] | None = None,
         rngs: nnx.Rngs,
     ):
-        """Build `SIZES[size]` with `overrides` of `SSP`'s arguments."""
-        arguments = SIZES[size] | (overrides or {})
+        """Build `SIZES[size]` with `overrides` of `SSP`'s arguments; `listen` as in `make_loss`."""
+        arguments = SIZES[size] | dict(overrides or {})
         self.network = SSP(num_classes, num_queries, **arguments, rngs=rngs)
-        self.sound_classifier = nnx.Linear(EMBEDDING, max(num_sounds, 1), rngs=rngs)
-        if not arguments.get("heard_prompt", False):
+        if listen["sounds"]:
+            self.sound_classifier = nnx.Linear(EMBEDDING, max(num_sounds, 1), rngs=rngs)
+        mapped = listen["map"] or listen["contrast"]
+        if mapped and not arguments.get("heard_prompt", False):
             self.audio_visual_map = AudioVisualMap(arguments["hidden"], COMMON_CHANNELS, rngs=rngs)

@@ -42,8 +42,8 @@ class SSP(nnx.Module):
       decoder_layers, decoder_ffn: masked-attention decoder.
       decoder_adapter: 'replace' in AAVS's stage 1, 'after' in stage 2, 'none' is Mask2Former.
       mask_prompt: take a mask prompt (method 3.6).
-      heard_prompt: (ours) the network prompts itself with its `AudioVisualMap`; not with
-        mask_prompt.
+      heard_prompt: (ours) the network has an `AudioVisualMap` and, without mask_prompt, prompts
+        itself with it.
       decoder_trains_features: (ours) False stops the mask decoder's gradient at its inputs, so that
         only the audio-visual map's loss trains encoders and pixel decoder; needs heard_prompt.
       audio_hidden, audio_width, final_relu: audio projection and `VGGish`.
@@ -82,11 +82,9 @@ class SSP(nnx.Module):
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        if mask_prompt and heard_prompt:
-            raise ValueError("mask_prompt and heard_prompt exclude each other")
         if not (heard_prompt or decoder_trains_features):
             raise ValueError("without heard_prompt only the decoder can train the features")
-        self.heard_prompt = heard_prompt
+        self.mask_prompt, self.heard_prompt = mask_prompt, heard_prompt
         self.decoder_trains_features = decoder_trains_features
         if heard_prompt:
             self.audio_visual_map = AudioVisualMap(hidden, hidden, rngs=rngs)
@@ -140,7 +138,8 @@ class SSP(nnx.Module):
           frames: normalised, see `AVBatch.normalised`; any size.
           log_mel: log-mel windows; may be None with `audio_features`, which take the place of
             the audio encoder's output.
-          mask_prompt: in [0, 1], of any size; exactly if the model was built with mask_prompt.
+          mask_prompt: in [0, 1], of any size; only if the model was built with mask_prompt, and
+            then always.
 
         Returns:
           predictions: 'mask_logits' (N, Q, H/4, W/4), 'class_logits' (N, Q, K + 1), the last
@@ -163,7 +162,10 @@ class SSP(nnx.Module):
         heard = {}
         if self.heard_prompt:
             heard["audio_visual_map"] = self.audio_visual_map(mask_features, audio)
-            mask_prompt = jax.nn.sigmoid(heard["audio_visual_map"]["logits"])
+            if not self.mask_prompt:
+                if mask_prompt is not None:
+                    raise ValueError("this model prompts itself (constructor: mask_prompt)")
+                mask_prompt = jax.nn.sigmoid(heard["audio_visual_map"]["logits"])
         inputs = (mask_features, multi_scale, audio, mask_prompt)
         if not self.decoder_trains_features:
             inputs = jax.lax.stop_gradient(inputs)

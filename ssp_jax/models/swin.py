@@ -65,8 +65,9 @@ class WindowAttention(nnx.Module):
         logits = jnp.einsum("nwlhd,nwmhd->nwhlm", query, key)
         bias = self.position_bias[...][_relative_index(self.window)]
         bias = bias.reshape(length, length, self.heads).transpose(2, 0, 1)
-        logits += bias if mask is None else bias + mask[:, None]
-        attended = jnp.einsum("nwhlm,nwmhd->nwlhd", jax.nn.softmax(logits, axis=-1), value)
+        logits = logits.astype(jnp.float32) + (bias if mask is None else bias + mask[:, None])
+        shares = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+        attended = jnp.einsum("nwhlm,nwmhd->nwlhd", shares, value)
         return self.projection(attended.reshape(batch, windows, length, channels))
 
 

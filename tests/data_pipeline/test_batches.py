@@ -302,7 +302,7 @@ def test_wrong_choices_are_named(test, prepared):
         train_batches(ClipSource([(prepared, "unlabelled")]), SPEC, batch_size=5, seed=0)
     for wrong in (
         {"label_rule": "cubic"},
-        {"label_rule": "bilinear_gt0"},
+        {"label_rule": "bilinear_above_zero"},
         {"sounds_from": "ears"},
         {"sounds_from": "labels", "class_names": ()},
         {"short_audio": "loop"},

@@ -63,7 +63,7 @@ def test_nearest_keeps_classes_and_bilinear_dilates():
     labels = (7 * ellipse).astype(np.uint8)
     nearest = resize_labels(labels, 96)
     assert set(np.unique(nearest)) == {0, 7}
-    dilated = resize_labels(labels, 96, "bilinear_gt0")
+    dilated = resize_labels(labels, 96, "bilinear_above_zero")
     assert set(np.unique(dilated)) == {0, 1}
     assert (dilated >= (nearest > 0)).all()
     overlap = (nearest > 0).sum() / dilated.sum()

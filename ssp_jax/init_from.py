@@ -1,0 +1,88 @@
+"""Starting weights: from a folder of `ssp_jax.weights import`, or from another stage or run."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssp_jax.checkpoints import read_best
+from ssp_jax.errors import UserError
+from ssp_jax.train_state import path_name
+from ssp_jax.weights.folder import is_weight_folder, load_weights
+
+
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """Parameters by path name of a weight folder, a stage's folder or a run's folder.
+
+    Of a run with both stages the folder of the stage is to be given.
+
+    Raises:
+      UserError: none of these is there.
+    """
+    if is_weight_folder(folder):
+        return load_weights(folder)
+    for stage in (folder, folder / "avs", folder / "avss"):
+        if (stage / "checkpoints").is_dir():
+            return read_best(stage / "checkpoints")
+    raise UserError(
+        f"{folder}: no weights to start from; expected a folder made by python -m ssp_jax.weights "
+        "import, or the folder of a trained stage"
+    )
+
+
+def initial_params(
+    folders: Sequence[Path], like: dict, shardings: Any, new: Sequence[str]
+) -> tuple[dict, list[str], list[str]]:
+    """`like` with its leaves taken from the folders, the later ones first.
+
+    Args:
+      like: the model's parameters as initialised, kept where `new` allows it.
+      new: regexes on the paths of parameters that may start anew where no folder has them in the
+        model's shape (class heads, say).
+
+    Returns:
+      The parameters, the names that start anew, and the names that the folders hold in vain.
+
+    Raises:
+      UserError: parameters without a source that are not `new`: all of them, in one message.
+    """
+    found: dict[str, np.ndarray] = {}
+    for folder in folders:
+        found |= read_weights(folder)
+    anew, problems, taken = [], [], set()
+
+    def pick(path, leaf, sharding):
+        name = path_name(path)
+        source = found.get(name)
+        if source is not None and source.shape == leaf.shape:
+            taken.add(name)
+            return jax.device_put(np.asarray(source, leaf.dtype), sharding)
+        anew.append(name)
+        if not any(re.search(pattern, name) for pattern in new):
+            state = "missing" if source is None else f"{source.shape} there, {leaf.shape} here"
+            problems.append((name, state))
+        return leaf
+
+    params = jax.tree_util.tree_map_with_path(pick, like, shardings)
+    if problems:
+        raise UserError(_message(folders, problems, len(jax.tree.leaves(like))))
+    return params, anew, sorted(found.keys() - taken)
+
+
+def _message(folders: Sequence[Path], problems: list[tuple[str, str]], total: int) -> str:
+    # Layers of one kind in one line: a missing audio encoder is one fact, not eighteen.
+    kinds = Counter((re.sub(r"/\d+/", "/*/", name), state) for name, state in problems)
+    lines = [
+        f"  {name}: {state}" + (f" ({number} of them)" if number > 1 else "")
+        for (name, state), number in kinds.items()
+    ]
+    return (
+        f"init_from={','.join(map(str, folders))}: {len(problems)} of the model's {total} "
+        "parameters are not there. Add the folder that has them (separated by a comma), give the "
+        "model the same size, or let them start anew by naming them in init_new:\n"
+        + "\n".join(lines)
+    )

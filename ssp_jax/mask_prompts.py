@@ -1,0 +1,137 @@
+"""The masks that stage 1 predicts for stage 2: predicted once, kept beside the data."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from ssp_jax.batch import AVBatch
+from ssp_jax.data.mask_store import MaskStore, open_store
+from ssp_jax.stage import Stage
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Stage1Masks:
+    """Soft masks of a trained binary stage, for any data set of the run (method 3, 3.6).
+
+    A pixel's value is p(sounding) / (p(sounding) + p(background)) of the segmentation maps; above
+    one half it is what AAVS stores as a binary mask.
+
+    Attributes:
+      stage, params: the trained stage.
+      folder: masks are kept below it, by model and data, so that none is taken for another's.
+      size: side of the masks, pixels.
+    """
+
+    stage: Stage
+    params: dict
+    folder: Path
+    size: int
+
+    @functools.cached_property
+    def model_id(self) -> str:
+        """Changes with any bit of the parameters."""
+        return f"{int(_checksum(self.params)):08x}-{int(_checksum(self.params, 7)):08x}"
+
+    def store(self, words: str, sounds: str) -> MaskStore:
+        """The masks of 'benchmark:split' words under `sounds` (see `eval_batches`), complete.
+
+        Predicts those that are missing; what was written before an interruption is kept.
+        """
+        source = self.stage.data.source(words)
+        facts = {
+            "data": source.fingerprint(),
+            "words": words,
+            "sounds": sounds,
+            "seed": self.stage.config.seed if sounds == "foreign" else None,
+            "frame_size": self.stage.spec.frame_size,
+            "size": self.size,
+            "model": self.model_id,
+            "trained_in": str(self.stage.folder),
+        }
+        known = {key: value for key, value in facts.items() if key != "trained_in"}
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{words.replace(':', '-')}-{sounds}"[:100] + f"-{digest}"
+        store = open_store(self.folder / name, facts, len(source), self.size)
+        # Asked before anybody writes: hosts that share the folder must agree on what to do.
+        first = store.next_clip()
+        multihost_utils.sync_global_devices("masks")
+        if first < len(source):
+            _LOG.info(
+                "%s: masks of %s (%s sounds), clips %d to %d, into %s",
+                *(self.stage.name, words, sounds, first, len(source) - 1, store.folder),
+            )
+            clips = self._predict(words, sounds, first)
+            if jax.process_index() == 0:
+                store.write(clips)
+            else:
+                for _ in clips:
+                    pass
+            multihost_utils.sync_global_devices("masks written")
+        return store
+
+    def _predict(self, words: str, sounds: str, first: int) -> Iterator[UInt8[np.ndarray, "n s s"]]:
+        """Masks of one clip after the other, from clip number `first` on."""
+        counts = self.stage.data.source(words).table.num_annotated
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        predict, pending, clip = self._soft_masks(), [], first
+        with self.stage.batches(words, sounds) as batches:
+            batches.set_state({"next_batch": int(starts[first]) // self.stage.stage.batch_size})
+            todo = range(batches.get_state()["next_batch"], len(batches))
+            for _ in tqdm(todo, desc=f"masks of {words}", unit="batch", mininterval=1.0):
+                batch = next(batches)
+                soft = predict(self.params, self.stage.put(batch))
+                soft, owner = _whole(soft, batch.clip)
+                # Clips come in order and may straddle batches.
+                pending += list(soft[owner >= first])
+                while clip < len(counts) and len(pending) >= counts[clip]:
+                    yield np.stack(pending[: counts[clip]])
+                    pending, clip = pending[counts[clip] :], clip + 1
+
+    def _soft_masks(self):
+        scores = self.stage.make_predict(self.size)
+
+        @jax.jit
+        def to_bytes(scores):
+            silent, sounding = scores[:, 0], scores[:, 1]
+            share = sounding / jnp.maximum(silent + sounding, 1e-12)
+            return jnp.round(255 * share).astype(jnp.uint8)
+
+        def predict(params: dict, batch: AVBatch) -> jax.Array:
+            return to_bytes(scores(params, batch))
+
+        return predict
+
+
+def _whole(soft: jax.Array, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The masks and clip numbers of all hosts' slots."""
+    if jax.process_count() == 1:
+        return np.asarray(soft), clip
+    return (
+        multihost_utils.process_allgather(soft, tiled=True),
+        multihost_utils.process_allgather(clip, tiled=True),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="seed")
+def _checksum(params: dict, seed: int = 0) -> jax.Array:
+    """Sum over all bits in whole numbers: the same for any sharding and order of addition."""
+    total = jnp.uint32(seed)
+    for number, leaf in enumerate(jax.tree.leaves(params)):
+        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
+        place = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761)
+        place += jnp.uint32(number * 40503 + seed)
+        total += jnp.sum((bits ^ place) * (place | 1), dtype=jnp.uint32)
+    return total

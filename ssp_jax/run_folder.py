@@ -1,0 +1,109 @@
+"""What a run's folder holds besides its stages: the config it belongs to, and its results."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ssp_jax.data.transforms import Augment
+from ssp_jax.errors import UserError
+from ssp_jax.models.sizes import SIZES
+from ssp_jax.optim import make_schedule
+from ssp_jax.phases import plan_phases
+from ssp_jax.protocols import get_protocol
+from ssp_jax.train_step import DTYPES
+
+STAGES = ("avs", "avss")  # in the order they run
+PROMPT_SOURCES = ("none", "stage1")
+
+
+def stage_names(config: ConfigDict) -> list[str]:
+    """The stages that `config.stages` asks for ('avs', 'avss' or 'avs,avss'), in their order.
+
+    Raises:
+      UserError: an unknown one, or none.
+    """
+    known = [name for name in STAGES if name in config]
+    asked = [name.strip() for name in config.stages.split(",") if name.strip()]
+    if not asked or not set(asked) <= set(known):
+        raise UserError(
+            f"config.stages={config.stages!r}: expected one or more of {', '.join(known)}, "
+            "separated by commas"
+        )
+    return [name for name in known if name in asked]
+
+
+def check_config(config: ConfigDict) -> None:
+    """Choices that can be judged before any data are prepared.
+
+    Raises:
+      UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases or source of mask
+        prompts, or an impossible augmentation.
+    """
+    names = stage_names(config)
+    get_protocol(config.protocol)
+    for key, value, known in (
+        ("model.size", config.model.size, SIZES),
+        ("dtype", config.dtype, DTYPES),
+        *((f"{name}.prompt.source", config[name].prompt.source, PROMPT_SOURCES) for name in names),
+    ):
+        if value not in known:
+            raise UserError(f"config.{key}={value!r}: expected one of {', '.join(known)}")
+    Augment(**config.data.augment.to_dict())
+    for name in names:
+        for plan in plan_phases(config, name):
+            make_schedule(plan.optim, plan.end - plan.start)
+        prompt = config[name].prompt
+        if not 0 <= prompt.truth + prompt.predicted <= 1 or min(prompt.truth, prompt.predicted) < 0:
+            raise UserError(
+                f"config.{name}.prompt: truth={prompt.truth} and predicted={prompt.predicted} are "
+                "probabilities of two of three cases: expected 0 or more each, 1 at most together"
+            )
+    if names == ["avs"] and config.avs.prompt.source == "stage1":
+        raise UserError("config.avs.prompt.source: the first stage has none before it; use none")
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Keep the config in the folder; refuse a folder of another config.
+
+    `stages` may differ: a stage can be run alone in the folder of a run of both.
+
+    Raises:
+      UserError: the folder holds a run of another config, naming the keys that differ.
+    """
+    path, text = workdir / "config.json", config.to_json(sort_keys=True, indent=1)
+    if path.exists():
+        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if differing := [key for key in differing if key != "stages"]:
+            shown = ", ".join(
+                f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing[:5]
+            )
+            raise UserError(
+                f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
+                "same config to go on"
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def write_results(path: Path, results: dict) -> None:
+    """results.json, atomically; what it holds of other test sets stays."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(kept | results, indent=2) + "\n")
+    temporary.replace(path)

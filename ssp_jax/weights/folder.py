@@ -1,0 +1,159 @@
+"""Weight folders: parameters under this project's names, with a note of where they come from.
+
+weights.safetensors  float32; a parameter's path in `TrainedNetwork`, 'network/encoder/...'.
+weights.json         what they are: see the keys that `importing.py` writes.
+unused.safetensors   perhaps: arrays of the source, under its names, that the model has no place
+                     for but an export must give back.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401, gives numpy a bfloat16
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ssp_jax.errors import UserError
+
+WEIGHTS, FACTS, UNUSED = "weights.safetensors", "weights.json", "unused.safetensors"
+
+
+def is_weight_folder(folder: str | os.PathLike) -> bool:
+    """Whether `folder` is (meant as) a weight folder, not a run's."""
+    return (Path(folder) / WEIGHTS).is_file() or (Path(folder) / FACTS).is_file()
+
+
+def check_new(path: str | os.PathLike) -> Path:
+    """`path`, where nothing may be yet.
+
+    Raises:
+      UserError: it exists, or its parent is not a folder that can hold it.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: exists already. Name a new path, or remove it first")
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"{path}: {parent} is a file, expected a folder")
+    return path
+
+
+def save_weights(
+    folder: str | os.PathLike,
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    unused: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a weight folder, whole or not at all.
+
+    Args:
+      folder: a new folder; its parents are made.
+      arrays: parameters by path name; stored as float32.
+      facts: anything json can hold.
+      unused: source arrays to keep for an export; stored as they are.
+
+    Raises:
+      UserError: the folder exists or cannot be written.
+    """
+    folder = check_new(folder)
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        save_file(_dense(arrays, np.float32), temporary / WEIGHTS)
+        if unused:
+            save_file(_dense(unused), temporary / UNUSED)
+        (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
+        temporary.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be written ({error})") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)  # gone if it was renamed
+
+
+def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Parameters of a weight folder by path name, float32.
+
+    Raises:
+      UserError: not a weight folder, or one that is damaged.
+    """
+    arrays = read_safetensors(_file(folder, WEIGHTS))
+    wrong = [f"{name} ({value.dtype})" for name, value in arrays.items() if value.dtype != "f4"]
+    if wrong:
+        raise UserError(
+            f"{Path(folder) / WEIGHTS}: expected float32 arrays, found {', '.join(wrong[:5])}. "
+            "Import the weights again: python -m ssp_jax.weights import --help"
+        )
+    return arrays
+
+
+def load_facts(folder: str | os.PathLike) -> dict[str, Any]:
+    """What weights.json says.
+
+    Raises:
+      UserError: not a weight folder, or weights.json is damaged.
+    """
+    path = _file(folder, FACTS)
+    try:
+        facts = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(facts, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(facts).__name__}")
+    return facts
+
+
+def load_unused(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Kept arrays of the source under its names; empty if there are none."""
+    path = Path(folder) / UNUSED
+    return read_safetensors(path) if path.exists() else {}
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file; half precisions (no rounding in that) as float32.
+
+    Raises:
+      UserError: missing, truncated, or not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: _widened(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: cannot be read as safetensors ({error}). It may be truncated: get it again"
+        ) from error
+
+
+def _widened(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32) if value.dtype.name in ("float16", "bfloat16") else value
+
+
+def _file(folder: str | os.PathLike, name: str) -> Path:
+    path = Path(folder) / name
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not there. Expected a weight folder with {WEIGHTS} and {FACTS}, as "
+            "`python -m ssp_jax.weights import` writes it"
+        )
+    return path
+
+
+def _dense(arrays: Mapping[str, np.ndarray], dtype=None) -> dict[str, np.ndarray]:
+    # Not ascontiguousarray, which makes vectors of scalars.
+    return {name: np.asarray(value, dtype=dtype, order="C") for name, value in arrays.items()}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

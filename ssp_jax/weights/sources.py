@@ -1,0 +1,196 @@
+"""Reading other projects' weight files, as data only: nothing in them is ever run."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssp_jax.errors import UserError
+from ssp_jax.weights.folder import read_safetensors
+
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+_TENSORFLOW_SUFFIXES = (".ckpt", ".index", ".meta", ".h5", ".pb")
+# Names in a folder as the hub has it, the best first.
+_HUB_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_NO_TORCH = (
+    "reading and writing .pth, .pt and .bin needs PyTorch: pip install torch==2.13.0 (or this "
+    "project's parity extra), or use a .safetensors file"
+)
+
+
+class Source:
+    """Arrays of a weight file, or of several with an index.
+
+    Attributes:
+      arrays: by name. files: those that were read. config: config.json beside them, or None.
+    """
+
+    def __init__(self, path: str | Path):
+        """Read a file, or the weights of a folder.
+
+        Raises:
+          UserError: nothing there, not a weight file, damaged, or PyTorch is needed and missing.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        weights = _weights_in(path) if path.is_dir() else path
+        self.files = [weights]
+        if weights.name.endswith(".index.json"):
+            self.arrays = self._shards(weights)
+        else:
+            self.arrays = read_arrays(weights)
+        if not self.arrays:
+            raise UserError(f"{weights}: holds no arrays")
+        config = weights.parent / "config.json"
+        self.config_path = config if config.is_file() else None
+        self.config = read_json(config) if self.config_path else None
+
+    def _shards(self, index: Path) -> dict[str, np.ndarray]:
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise UserError(f"{index}: expected an object weight_map, array name to file name")
+        arrays = {}
+        for shard in sorted(set(names.values())):
+            if Path(shard).name != shard:
+                raise UserError(f"{index}: names a file outside of its folder, {shard!r}")
+            arrays |= read_arrays(index.parent / shard)
+            self.files.append(index.parent / shard)
+        differing = sorted(arrays.keys() ^ names.keys())
+        if differing:
+            raise UserError(
+                f"{index}: its list and its files differ in {len(differing)} names, for example "
+                f"{differing[0]}. Get all files again"
+            )
+        return arrays
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Name, size and SHA-256 of every file that was read."""
+        return [
+            {"name": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file)}
+            for file in self.files
+        ]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of one file, half precisions as float32.
+
+    Raises:
+      UserError: missing, damaged, of another format, or PyTorch is needed and missing.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix in _TORCH_SUFFIXES:
+        return _read_torch(path)
+    if path.suffix in _TENSORFLOW_SUFFIXES or ".data-" in path.name:
+        raise UserError(f"{path}: {TENSORFLOW}")
+    raise UserError(f"{path}: expected a .safetensors, .pth, .pt or .bin file")
+
+
+# tensorflow-checkpoint-reader 0.2.2, the one reader on PyPI without TensorFlow, reads the later
+# format of two files and needs protobuf < 3.19, which excludes TFDS.
+TENSORFLOW = (
+    "TensorFlow's checkpoints are not read (vggish_model.ckpt is of a format for which there is "
+    "no reader but TensorFlow). The same weights: --source=vggish with vggish-10086976.pth of "
+    "harritaylor/torchvggish"
+)
+
+
+def import_torch():
+    """The module torch. Raises UserError: not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(_NO_TORCH) from error
+    return torch
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    torch = import_torch()
+    try:
+        # Only the zip format of today can be mapped instead of read.
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:  # unpickling foreign bytes may raise anything
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise UserError(
+                f"{path}: holds more than arrays, and code in files is not run. Save its state "
+                "dict alone (torch.save(model.state_dict(), ...))"
+            ) from error
+        raise UserError(
+            f"{path}: cannot be read as a PyTorch file ({reason[0][:200]}). It may be truncated: "
+            "get it again"
+        ) from error
+    return {name: _to_numpy(tensor, torch) for name, tensor in _state(content, path, torch).items()}
+
+
+def _state(content: Any, path: Path, torch) -> Mapping[str, Any]:
+    def is_state(value):
+        return (
+            isinstance(value, Mapping)
+            and len(value) > 0
+            and all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
+        )
+
+    if is_state(content):
+        return content
+    inner = [
+        content[name]
+        for name in _WRAPPERS
+        if isinstance(content, Mapping) and is_state(content.get(name))
+    ]
+    if len(inner) != 1:
+        raise UserError(
+            f"{path}: expected named arrays, at the top or under one of {', '.join(_WRAPPERS)}"
+        )
+    return inner[0]
+
+
+def _to_numpy(tensor, torch) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).numpy()
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _HUB_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(
+        file for file in folder.iterdir() if file.suffix in (".safetensors", *_TORCH_SUFFIXES)
+    )
+    if len(files) != 1:
+        raise UserError(
+            f"{folder}: expected one of {', '.join(_HUB_NAMES)}, or a single weight file; found "
+            f"{', '.join(file.name for file in files[:5]) or 'none'}. Name the file itself"
+        )
+    return files[0]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError: not readable as one."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

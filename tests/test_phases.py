@@ -1,0 +1,104 @@
+"""Plans of training: what they freeze, where they start; and both phases of AAVS run."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import avss, s4
+from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.data.datasets import open_datasets
+from ssp_jax.errors import UserError
+from ssp_jax.init_from import read_weights
+from ssp_jax.phases import plan_phases
+from ssp_jax.stage import Stage
+from tests.tiny_run import get_config
+
+
+def aavs_config(prepared, folder):
+    """A binary stage of AAVS's two phases, with its adapters, from the weights of `folder`."""
+    config = get_config(prepared)
+    config.stages = "avs"
+    config.model.adapters = True
+    config.init_from = str(folder)
+    stage = config.avs
+    stage.decoder_adapter, stage.phases = "replace", "aavs"
+    stage.init_new, stage.eval_first = ("adapter/", "sound_classifier", "audio_visual_map"), True
+    stage.optim.muon_lr = 0.0
+    stage.listen.update({"sounds": 0.0, "map": 0.0, "contrast": 0.0})
+    config.model.heard_prompt, config.model.decoder_trains_features = False, True
+    return config
+
+
+def test_plans_of_the_real_configs():
+    config = s4.get_config("paper")
+    with pytest.raises(UserError, match=r"config\.init_from"):
+        plan_phases(config, "avs")
+    config.init_from = "somewhere"
+    first, second = plan_phases(config, "avs")
+    assert (first.start, first.end, second.end) == (0, 25_890, 51_780)
+    assert (first.optim.lr, second.optim.lr) == (1e-3, 1e-4)
+    config = avss.get_config("paper")
+    config.init_from = "somewhere"
+    assert plan_phases(config, "avss")[0].end == config.avss.steps // 3
+    config.avs.phases = "both"
+    with pytest.raises(UserError, match="'both': expected one of all, aavs"):
+        plan_phases(config, "avs")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("prepared"))
+
+
+def make_stage(config, folder):
+    return Stage(config, "avs", open_datasets(config, config.avs.train), folder)
+
+
+@pytest.fixture(scope="module")
+def start(prepared, tmp_path_factory):
+    """A folder with the weights of an untrained stage, without adapters in its encoder."""
+    folder = tmp_path_factory.mktemp("start")
+    config = get_config(prepared)
+    config.model.heard_prompt, config.model.decoder_trains_features = False, True
+    stage = make_stage(config, folder)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save_best(0, stage.phases[0].states.new(jax.random.key(5)).params, 0.0)
+    checkpoints.close()
+    return folder
+
+
+def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_path, monkeypatch):
+    config = aavs_config(prepared, start)
+    stage = make_stage(config, tmp_path / "whole")
+    before, after = read_weights(start), {}
+    original = Checkpoints.save
+
+    def keep(self, state, data_state):
+        after[int(state.step)] = jax.device_get(state.params)["network"]
+        original(self, state, data_state)
+
+    monkeypatch.setattr(Checkpoints, "save", keep)
+    stage.train()
+    block = after[2]["encoder"]["stages"][0]["blocks"][0]
+    frozen = before["network/encoder/stages/0/blocks/0/mlp_in/kernel"]
+    np.testing.assert_array_equal(block["mlp_in"]["kernel"], frozen)
+    assert not np.any(block["mlp_adapter"]["up"]["kernel"])
+    trained = after[2]["mask_decoder"]["query_feature"]
+    assert np.any(trained != before["network/mask_decoder/query_feature"])
+    block = after[4]["encoder"]["stages"][0]["blocks"][0]
+    np.testing.assert_array_equal(block["mlp_in"]["kernel"], frozen)
+    assert np.any(block["mlp_adapter"]["up"]["kernel"])
+
+    def die(self, state, data_state):
+        original(self, state, data_state)
+        self.wait()
+        raise KeyboardInterrupt
+
+    # Killed at the end of the first phase: the second starts from the best of it all the same.
+    monkeypatch.setattr(Checkpoints, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        make_stage(config, tmp_path / "killed").train()
+    monkeypatch.setattr(Checkpoints, "save", keep)
+    uninterrupted = after[4]
+    make_stage(config, tmp_path / "killed").train()
+    jax.tree.map(np.testing.assert_array_equal, uninterrupted, after[4])
