@@ -53,4 +53,6 @@ def get_config(size: str = "base"):
     steps = {"batch_size": batch_size, "steps": 60 * per_epoch, "eval_every": per_epoch}
     config.avs = stage(**binary, **AAVS_STAGE, **steps)
     config.avss = stage(**semantic, **AAVS_SEMANTIC_STAGE, **steps)
+    if size == "paper":
+        config.avss.prompt.update({"truth": 1.0, "predicted": 0.0})
     return config

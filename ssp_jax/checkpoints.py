@@ -102,13 +102,19 @@ def read_best(folder: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: there are none, or they cannot be read.
     """
-    manager = ocp.CheckpointManager(Path(folder).resolve() / "best")
-    step = manager.best_step() or manager.latest_step()
+    path, step = Path(folder).resolve() / "best", None
+    if path.is_dir():  # the manager would make it
+        manager = ocp.CheckpointManager(
+            path, item_handlers={"params": ocp.StandardCheckpointHandler()}
+        )
+        step = manager.latest_step()  # it keeps one, the best
     if step is None:
         raise UserError(f"{folder}: no checkpoint to start from; expected a trained stage there")
     try:
-        # As host arrays: the devices that wrote it need not be here.
-        args = ocp.args.Composite(params=ocp.args.StandardRestore())
+        # Into host arrays: the devices that wrote it need not be here.
+        stored = manager.item_metadata(step)["params"]
+        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
         params = manager.restore(step, args=args)["params"]
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise UserError(f"{folder}: step {step} cannot be read ({_first_line(error)})") from error

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from configs import s4
+from ssp_jax.data.datasets import DataSets, read_spec, scored_word
 from ssp_jax.errors import UserError
 from ssp_jax.protocols import Protocol, get_protocol, protocol_names
 
@@ -68,3 +70,30 @@ def test_wrong_choices_are_said_to_the_user(name, overrides, message):
 def test_every_fact_is_described():
     for field in dataclasses.fields(Protocol):
         assert field.name in Protocol.__doc__
+
+
+def test_stepping_stones_scores_other_clips_of_other_masks():
+    twin = get_protocol("stepping_stones")
+    assert scored_word("s4:test", twin) == "avss:test_v1s"
+    assert scored_word("s4:train+ms3:val", twin) == "avss:train_v1s+avss:val_v1m"
+    assert scored_word("builtin:test_v1s", twin) == "builtin:test_v1s"
+    assert scored_word("s4:test", get_protocol()) == "s4:test"
+
+
+@pytest.mark.parametrize(
+    ("name", "binary", "own_input", "scored", "rule"),
+    [
+        ("official", True, 224, 224, "nearest"),
+        ("stepping_stones", True, 384, 224, "bilinear_above_zero"),
+        ("stepping_stones", False, 384, 224, "nearest"),
+        ("avsegformer", True, 512, 512, "nearest"),
+        ("avsegformer", False, 224, 224, "nearest"),
+    ],
+)
+def test_a_run_reads_at_the_sizes_of_its_protocol(name, binary, own_input, scored, rule):
+    config, data = s4.get_config("paper"), DataSets({}, ("background", "x"), ())
+    spec = read_spec(config, data, get_protocol(name), binary=binary, mask_prompt=False)
+    assert (spec.frame_size, spec.label_size, spec.label_rule) == (384, scored, rule)
+    config.data.frame_size = 0
+    spec = read_spec(config, data, get_protocol(name), binary=binary, mask_prompt=False)
+    assert spec.frame_size == own_input

@@ -1,216 +1,125 @@
-"""AAVS's weights (Stepping Stones, both stages) as parameters of `SSP`."""
+"""AAVS's weights (Stepping Stones, both stages): Mask2Former's with adapters, prompt and sound."""
 
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from ssp_jax.errors import UserError
 from ssp_jax.models.ssp import SSP
+from ssp_jax.weights import mask2former, swin
+from ssp_jax.weights.mask2former import DECODER, EMPTY_WEIGHT, LAYER, PIXEL_LAYER
+from ssp_jax.weights.rules import Arrays, Rule, Share, affine, is_one_of, to_params
+from ssp_jax.weights.shapes import param_shapes
 
-Path = tuple[str | int, ...]
-
-
-class Rule(NamedTuple):
-    """Where the weights whose name matches `source` go.
-
-    `target` is the parameter's path, with the pattern's groups filled in. `transform` turns the
-    PyTorch array into ours. A parameter that several sources make up (query, key and value in one
-    matrix) is joined along `axis` in the order of `part`.
-    """
-
-    source: str
-    target: str
-    transform: Callable[[np.ndarray], np.ndarray] = np.asarray
-    part: int = 0
-    axis: int = -1
-
-
-def _linear(weight):
-    return weight.T
-
-
-def _pointwise(weight):
-    return weight[:, :, 0, 0].T
-
-
-def _convolution(weight):
-    return weight.transpose(2, 3, 1, 0)
-
-
-def _patches(weight):
-    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
-
-
-def _third(index):
-    """One of query, key and value of torch's `in_proj_*`, stacked along the first axis."""
-    return lambda stacked: np.split(stacked, 3)[index].T  # a bias has one axis: .T is the identity
-
-
-def _affine(source: str, target: str, kernel=_linear, part: int = 0) -> list[Rule]:
-    """A layer with a weight and (perhaps) a bias."""
-    return [
-        Rule(source + r"\.weight", target + "/kernel", kernel, part),
-        Rule(source + r"\.bias", target + "/bias", part=part),
-    ]
-
-
-def _norm(source: str, target: str) -> list[Rule]:
-    return [
-        Rule(source + r"\.weight", target + "/scale"),
-        Rule(source + r"\.bias", target + "/bias"),
-    ]
-
-
-def _adapter(source: str, target: str) -> list[Rule]:
-    return _affine(source + r"\.0", target + "/down") + _affine(source + r"\.2", target + "/up")
-
-
-_ENCODER = r"model\.pixel_level_module\.encoder\."
-_BLOCK = _ENCODER + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\."
-_TO_BLOCK = r"encoder/stages/\1/blocks/\2/"
-_PIXEL = r"model\.pixel_level_module\.decoder\."
-_PIXEL_LAYER = _PIXEL + r"encoder\.layers\.(\d+)\."
-_TO_PIXEL_LAYER = r"pixel_decoder/layers/\1/"
-_DECODER = r"model\.transformer_module\."
-_LAYER = _DECODER + r"decoder\.layers\.(\d+)\."
-_TO_LAYER = r"mask_decoder/layers/\1/"
+AUDIO = "audio_proj."
+PROMPTS = tuple(f"{DECODER}{name}_embed.weight" for name in ("silence", "uncertain", "audio"))
 
 RULES: tuple[Rule, ...] = (
-    # Swin
-    *_affine(
-        _ENCODER + r"embeddings\.patch_embeddings\.projection", "encoder/patch_embedding", _patches
+    *mask2former.RULES,
+    *swin.adapter_rules(mask2former.ENCODER),
+    *swin.adapter(
+        PIXEL_LAYER + "self_attn.avs_adapt",
+        mask2former.TO_PIXEL_LAYER + "attention/output/adapter",
     ),
-    *_norm(_ENCODER + r"embeddings\.norm", "encoder/patch_norm"),
-    *_norm(_BLOCK + "layernorm_before", _TO_BLOCK + "attention_norm"),
-    Rule(
-        _BLOCK + r"attention\.self\.relative_position_bias_table",
-        _TO_BLOCK + "attention/position_bias",
-    ),
-    *_affine(_BLOCK + r"attention\.self\.query", _TO_BLOCK + "attention/qkv", part=0),
-    *_affine(_BLOCK + r"attention\.self\.key", _TO_BLOCK + "attention/qkv", part=1),
-    *_affine(_BLOCK + r"attention\.self\.value", _TO_BLOCK + "attention/qkv", part=2),
-    *_affine(_BLOCK + r"attention\.output\.dense", _TO_BLOCK + "attention/projection"),
-    *_adapter(_BLOCK + r"attention\.output\.swin_adapt_1", _TO_BLOCK + "attention_adapter"),
-    *_norm(_BLOCK + "layernorm_after", _TO_BLOCK + "mlp_norm"),
-    *_affine(_BLOCK + r"intermediate\.dense", _TO_BLOCK + "mlp_in"),
-    *_affine(_BLOCK + r"output\.dense", _TO_BLOCK + "mlp_out"),
-    *_adapter(_BLOCK + r"output\.swin_adapt_3", _TO_BLOCK + "mlp_adapter"),
-    *_norm(_ENCODER + r"encoder\.layers\.(\d+)\.downsample\.norm", r"encoder/mergings/\1/norm"),
-    *_affine(
-        _ENCODER + r"encoder\.layers\.(\d+)\.downsample\.reduction",
-        r"encoder/mergings/\1/reduction",
+    *swin.adapter(
+        LAYER + "self_attn.avs_adapt", mask2former.TO_LAYER + "self_attention/output/adapter"
     ),
     *(
-        rule
-        for stage in range(4)
-        for rule in _norm(
-            _ENCODER + rf"hidden_states_norms\.stage{stage + 1}", f"encoder/output_norms/{stage}"
-        )
+        Rule(name, "mask_decoder/prompt_embedding", target_share=Share(row, 3))
+        for row, name in enumerate(PROMPTS)
     ),
-    # Pixel decoder
-    *_affine(
-        _PIXEL + r"input_projections\.(\d+)\.0",
-        r"pixel_decoder/input_projections/\1",
-        _pointwise,
-    ),
-    *_norm(_PIXEL + r"input_projections\.(\d+)\.1", r"pixel_decoder/input_norms/\1"),
-    Rule(_PIXEL + "level_embed", "pixel_decoder/level_embedding"),
-    *_affine(_PIXEL_LAYER + r"self_attn\.sampling_offsets", _TO_PIXEL_LAYER + "attention/offsets"),
-    *_affine(_PIXEL_LAYER + r"self_attn\.attention_weights", _TO_PIXEL_LAYER + "attention/weights"),
-    *_affine(_PIXEL_LAYER + r"self_attn\.value_proj", _TO_PIXEL_LAYER + "attention/value"),
-    *_affine(
-        _PIXEL_LAYER + r"self_attn\.output_proj", _TO_PIXEL_LAYER + "attention/output/projection"
-    ),
-    *_adapter(_PIXEL_LAYER + r"self_attn\.avs_adapt", _TO_PIXEL_LAYER + "attention/output/adapter"),
-    *_norm(_PIXEL_LAYER + "self_attn_layer_norm", _TO_PIXEL_LAYER + "attention_norm"),
-    *_affine(_PIXEL_LAYER + "fc1", _TO_PIXEL_LAYER + "ffn_in"),
-    *_affine(_PIXEL_LAYER + "fc2", _TO_PIXEL_LAYER + "ffn_out"),
-    *_norm(_PIXEL_LAYER + "final_layer_norm", _TO_PIXEL_LAYER + "ffn_norm"),
-    *_affine(_PIXEL + r"adapter_1\.0", "pixel_decoder/lateral", _pointwise),
-    *_norm(_PIXEL + r"adapter_1\.1", "pixel_decoder/lateral_norm"),
-    *_affine(_PIXEL + r"layer_1\.0", "pixel_decoder/fusion", _convolution),
-    *_norm(_PIXEL + r"layer_1\.1", "pixel_decoder/fusion_norm"),
-    *_affine(_PIXEL + "mask_projection", "pixel_decoder/mask_projection", _pointwise),
-    # Mask decoder
-    Rule(_DECODER + r"queries_features\.weight", "mask_decoder/query_feature"),
-    Rule(_DECODER + r"queries_embedder\.weight", "mask_decoder/query_embedding"),
-    Rule(_DECODER + r"level_embed\.weight", "mask_decoder/level_embedding"),
-    *(
-        rule
-        for index, name in enumerate(("query", "key", "value"))
-        for rule in (
-            Rule(
-                _LAYER + r"cross_attn\.in_proj_weight",
-                _TO_LAYER + f"cross_attention/{name}/kernel",
-                _third(index),
-            ),
-            Rule(
-                _LAYER + r"cross_attn\.in_proj_bias",
-                _TO_LAYER + f"cross_attention/{name}/bias",
-                _third(index),
-            ),
-            *_affine(_LAYER + rf"self_attn\.{name[0]}_proj", _TO_LAYER + f"self_attention/{name}"),
-        )
-    ),
-    *_affine(_LAYER + r"cross_attn\.out_proj", _TO_LAYER + "cross_attention/output/projection"),
-    *_norm(_LAYER + "cross_attn_layer_norm", _TO_LAYER + "cross_norm"),
-    *_affine(_LAYER + r"self_attn\.out_proj", _TO_LAYER + "self_attention/output/projection"),
-    *_adapter(_LAYER + r"self_attn\.avs_adapt", _TO_LAYER + "self_attention/output/adapter"),
-    *_norm(_LAYER + "self_attn_layer_norm", _TO_LAYER + "self_norm"),
-    *_affine(_LAYER + "fc1", _TO_LAYER + "ffn_in"),
-    *_affine(_LAYER + "fc2", _TO_LAYER + "ffn_out"),
-    *_norm(_LAYER + "final_layer_norm", _TO_LAYER + "ffn_norm"),
-    *_norm(_DECODER + r"decoder\.layernorm", "mask_decoder/norm"),
-    *_affine(
-        _DECODER + r"decoder\.mask_predictor\.mask_embedder\.(\d+)\.0",
-        r"mask_decoder/mask_head/\1",
-    ),
-    *_affine("class_predictor", "mask_decoder/class_head"),
-    *(
-        Rule(
-            _DECODER + rf"{name}_embed\.weight",
-            "mask_decoder/prompt_embedding",
-            part=row,
-            axis=0,
-        )
-        for row, name in enumerate(("silence", "uncertain", "audio"))
-    ),
-    *_affine(r"audio_proj\.0", "audio_projection/hidden"),
-    *_affine(r"audio_proj\.2", "audio_projection/output"),
-)
-
-# Constants of the PyTorch modules: computed here, or part of the loss.
-IGNORED = (
-    _BLOCK + r"attention\.self\.relative_position_index",
-    r"criterion\.empty_weight",
+    *affine(AUDIO + "0", "audio_projection/hidden"),
+    *affine(AUDIO + "2", "audio_projection/output"),
 )
 # Stage 1 keeps the projections that its adapters replace, untrained and unused.
-REPLACED = (
-    _PIXEL_LAYER + r"self_attn\.output_proj\.(weight|bias)",
-    _LAYER + r"self_attn\.out_proj\.(weight|bias)",
+REPLACED = tuple(
+    f"{layer}self_attn.{name}.{kind}"
+    for layer, name in ((PIXEL_LAYER, "output_proj"), (LAYER, "out_proj"))
+    for kind in ("weight", "bias")
 )
+_NO_OBJECT_WEIGHT = 0.1
 
 
-def _shapes(model_config: Mapping[str, Any]) -> dict[Path, tuple[int, ...]]:
-    model = nnx.eval_shape(lambda: SSP(**model_config, rngs=nnx.Rngs(0)))
-    leaves = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    return {path: leaf.shape for path, leaf in leaves.items() if path[0] != "audio_encoder"}
+def is_replaced(name: str, model_config: Mapping[str, Any]) -> bool:
+    """Whether a source array is one that this model has no place for, but AAVS's has."""
+    return model_config["decoder_adapter"] == "replace" and is_one_of(name, REPLACED)
 
 
-def _path(text: str) -> Path:
-    return tuple(int(part) if part.isdigit() else part for part in text.split("/"))
+def without_prefixes(state: Arrays) -> dict[str, np.ndarray]:
+    """`state` by the names of Mask2Former and `audio_proj...`.
+
+    Released checkpoints hold Mask2Former as `model`, hence one 'model.' more; they, or the same
+    trained on several GPUs, may have a 'module.' before everything.
+
+    Raises:
+      UserError: two arrays of one name.
+    """
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    if not any(name.startswith(("model.model.", "model.class_predictor.")) for name in state):
+        return dict(state)
+    plain = {name.removeprefix("model."): value for name, value in state.items()}
+    if len(plain) < len(state):
+        raise UserError("some names are there both with and without a leading 'model.'")
+    return plain
 
 
-def _name(path: Path) -> str:
-    return "/".join(map(str, path))
+def released_name(name: str) -> str:
+    """A released checkpoint's name of what `without_prefixes` calls `name`."""
+    return name if name.startswith(AUDIO) else "model." + name
 
 
-def load_aavs_state(
-    state: Mapping[str, np.ndarray], model_config: Mapping[str, Any]
-) -> dict[str | int, Any]:
+def position_index(window: int) -> np.ndarray:
+    """Swin's buffer (L, L) int64, L = window^2: the bias table's row for two positions."""
+    rows, columns = np.divmod(np.arange(window**2), window)
+    down = rows[:, None] - rows[None, :] + window - 1
+    right = columns[:, None] - columns[None, :] + window - 1
+    return down * (2 * window - 1) + right
+
+
+def empty_weight(num_classes: int) -> np.ndarray:
+    """The loss's class weights (K + 1,) float32."""
+    weight = np.ones(num_classes + 1, np.float32)
+    weight[-1] = _NO_OBJECT_WEIGHT
+    return weight
+
+
+def constants(model_config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The buffers in a state of AAVS's network that are not weights, by name."""
+    index = position_index(model_config["window"])
+    return {
+        mask2former.POSITION_INDEX.format(stage, block): index
+        for stage, depth in enumerate(model_config["depths"])
+        for block in range(depth)
+    } | {EMPTY_WEIGHT: empty_weight(model_config["num_classes"])}
+
+
+def model_shapes(model_config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of `SSP(**model_config)` by path, without `audio_encoder`.
+
+    AAVS reads audio features from files. Raises: ValueError as `SSP` does.
+    """
+    shapes = param_shapes(lambda rngs: SSP(**model_config, rngs=rngs))
+    return {path: shape for path, shape in shapes.items() if not path.startswith("audio_encoder/")}
+
+
+def aavs_params(state: Arrays, model_config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters of `SSP(**model_config)` by path, without `audio_encoder`; see below."""
+    replaced = REPLACED if model_config.get("decoder_adapter", "replace") == "replace" else ()
+    return to_params(
+        state,
+        RULES,
+        model_shapes(model_config),
+        accounted=(*mask2former.IGNORED, *replaced),
+        what="AAVS's network",
+        hint="these weights do not fit the model; check its size, decoder_adapter ('replace' in "
+        "AAVS's stage 1, 'after' in stage 2), mask_prompt, num_classes and num_queries:",
+    )
+
+
+def load_aavs_state(state: Arrays, model_config: Mapping[str, Any]) -> dict[str | int, Any]:
     """Parameters of `SSP(**model_config)` from the state of AAVS's network.
 
     Args:
@@ -226,50 +135,14 @@ def load_aavs_state(
       UserError: names nobody knows, parameters without a source, and shapes that differ from the
         model's: all of them, in one message.
     """
-    wanted = _shapes(model_config)
-    ignored = IGNORED
-    if model_config.get("decoder_adapter", "replace") == "replace":
-        ignored += REPLACED
-    found: dict[Path, dict[int, tuple[Rule, np.ndarray]]] = {}
-    problems = []
-    for key, value in state.items():
-        if any(re.fullmatch(pattern, key) for pattern in ignored):
-            continue
-        matches = [(rule, re.fullmatch(rule.source, key)) for rule in RULES]
-        matches = [(rule, match) for rule, match in matches if match]
-        for rule, match in matches:
-            path = _path(match.expand(rule.target))
-            found.setdefault(path, {})[rule.part] = (rule, np.asarray(value))
-            if path not in wanted:
-                problems.append(f"{key}: the model has no {_name(path)} to hold it")
-        if not matches:
-            problems.append(f"{key}: not a name of AAVS's network")
-    params = {}
-    for path, shape in wanted.items():
-        sources = found.get(path, {})
-        parts = {rule.part: rule.axis for rule in RULES if _fits(rule, path)}
-        missing = [part for part in parts if part not in sources]
-        if missing:
-            problems.append(f"{_name(path)}: no weights for it (part {missing} of {len(parts)})")
-            continue
-        try:
-            arrays = [sources[part][0].transform(sources[part][1]) for part in sorted(parts)]
-            value = np.concatenate(arrays, axis=parts[0]) if len(arrays) > 1 else arrays[0]
-        except (ValueError, IndexError) as error:
-            problems.append(f"{_name(path)}: {error}")
-            continue
-        if value.shape != shape:
-            problems.append(f"{_name(path)}: has shape {value.shape}, the model needs {shape}")
-        params[path] = np.ascontiguousarray(value, dtype=np.float32)
-    if problems:
-        raise UserError(
-            "these weights do not fit the model; check its size, decoder_adapter ('replace' in "
-            "AAVS's stage 1, 'after' in stage 2), mask_prompt, num_classes and num_queries:\n  "
-            + "\n  ".join(problems)
-        )
-    return traverse_util.unflatten_dict(params)
+    return nested(aavs_params(state, model_config))
 
 
-def _fits(rule: Rule, path: Path) -> bool:
-    pattern = re.sub(r"\\\d", r"\\d+", rule.target)
-    return re.fullmatch(pattern, _name(path)) is not None
+def nested(params: Arrays) -> dict[str | int, Any]:
+    """By path ('layers/0/bias') to nested dicts, with numbers for what nnx numbers."""
+    return traverse_util.unflatten_dict(
+        {
+            tuple(int(part) if part.isdigit() else part for part in path.split("/")): value
+            for path, value in params.items()
+        }
+    )

@@ -1,20 +1,27 @@
 """Weights of this project as a state dict that AAVS's code loads."""
 
 import json
-import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ssp_jax.checkpoints import read_best
 from ssp_jax.errors import UserError
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.weights import aavs, infer
-from ssp_jax.weights.folder import check_new, is_weight_folder, load_unused, load_weights
+from ssp_jax.weights.folder import (
+    check_new,
+    is_weight_folder,
+    load_unused,
+    load_weights,
+    set_usual_mode,
+)
 from ssp_jax.weights.importing import NETWORK
 from ssp_jax.weights.rules import Arrays, to_source
 from ssp_jax.weights.sources import import_torch
@@ -156,24 +163,21 @@ def _check_gelu(config: Path) -> None:
 
 
 def _write(state: Arrays, out: Path) -> None:
+    # In a folder of its own, for a whole file or none.
     temporary = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        number, temporary = tempfile.mkstemp(
-            prefix=f".{out.name}.", suffix=out.suffix, dir=out.parent
-        )
-        os.close(number)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        file = temporary / out.name
         if out.suffix == ".pth":
             torch = import_torch()
-            torch.save({name: torch.from_numpy(value) for name, value in state.items()}, temporary)
+            torch.save({name: torch.from_numpy(value) for name, value in state.items()}, file)
         else:
-            save_file(dict(state), temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, out)
-    except (OSError, RuntimeError) as error:
+            save_file(dict(state), file)
+        set_usual_mode(file)
+        file.rename(out)
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -72,7 +72,8 @@ def save_weights(
         if unused:
             save_file(_dense(unused), temporary / UNUSED)
         (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
+        for path in (*temporary.iterdir(), temporary):
+            set_usual_mode(path)
         temporary.rename(folder)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be written ({error})") from error
@@ -153,7 +154,8 @@ def _dense(arrays: Mapping[str, np.ndarray], dtype=None) -> dict[str, np.ndarray
     return {name: np.asarray(value, dtype=dtype, order="C") for name, value in arrays.items()}
 
 
-def _umask() -> int:
+def set_usual_mode(path: Path) -> None:
+    """The permissions of what is newly made: safetensors and tempfile make private things."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -5,24 +5,12 @@ from collections.abc import Callable
 import jax
 from flax import nnx, traverse_util
 
-
-class _OneKey:
-    """In the place of `nnx.Rngs`, always the same key.
-
-    Under a trace every draw from an `nnx.Rngs` costs as much as all draws before it together: at
-    the real size 11 seconds, instead of 0.7.
-    """
-
-    def __init__(self):
-        self._key = jax.random.key(0)
-
-    def params(self) -> jax.Array:
-        return self._key
+from ssp_jax.train_state import KeySequence
 
 
 def abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
     """The module that `make(rngs)` builds, with shapes for parameters."""
-    return nnx.eval_shape(lambda: make(_OneKey()))
+    return nnx.eval_shape(lambda: make(KeySequence(jax.random.key(0))))
 
 
 def param_shapes(make: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, tuple[int, ...]]:

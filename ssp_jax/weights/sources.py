@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,10 +121,12 @@ def import_torch():
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     torch = import_torch()
     try:
-        # Only the zip format of today can be mapped instead of read.
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats; what matters is raised
+            # Only the zip format of today can be mapped instead of read.
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except Exception as error:  # unpickling foreign bytes may raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
@@ -135,7 +138,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path}: cannot be read as a PyTorch file ({reason[0][:200]}). It may be truncated: "
             "get it again"
         ) from error
-    return {name: _to_numpy(tensor, torch) for name, tensor in _state(content, path, torch).items()}
+    try:
+        return {name: _to_numpy(t, torch) for name, t in _state(content, path, torch).items()}
+    except (TypeError, RuntimeError) as error:  # a number format or layout that numpy has not
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _state(content: Any, path: Path, torch) -> Mapping[str, Any]:
