@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -7,13 +8,20 @@ from tiny_clips import CLASS_NAMES, SOUND_NAMES, frame_colour, labels_of, wavefo
 
 from ssp_jax.batch import AVBatch, fake_batch
 from ssp_jax.data.log_mel import SILENCE, log_mel_windows
+from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches, frames_per_epoch, train_batches
 from ssp_jax.data.reader import FrameCache, FrameReader, ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment, resize_labels
 from ssp_jax.errors import UserError
 
-SPEC = ReadSpec(frame_size=16, label_size=14, sound_names=SOUND_NAMES, class_names=CLASS_NAMES)
+SPEC = ReadSpec(
+    frame_size=16,
+    label_size=14,
+    sound_names=SOUND_NAMES,
+    class_names=CLASS_NAMES,
+    mask_prompt=True,
+)
 ALL_AUGMENTED = Augment(
     flip=0.5, scale=(0.7, 1.5), brightness=0.2, hue=0.1, foreign_sound=0.3, silence=0.2
 )
@@ -73,7 +81,7 @@ def test_training_batches_are_full_and_true(train):
 def test_dtypes_are_those_of_the_contract(train):
     batch = take(train_batches(train, SPEC, batch_size=2, seed=0), 1)[0]
     for field in dataclasses.fields(AVBatch):
-        expected = getattr(fake_batch(), field.name).dtype
+        expected = getattr(fake_batch(mask_prompt=True), field.name).dtype
         assert getattr(batch, field.name).dtype == expected, field.name
 
 
@@ -333,3 +341,41 @@ def test_maps_for_reports(test, train):
     np.testing.assert_array_equal(maps, expected)
     with pytest.raises(UserError, match=r"clip2 has no depth"):
         reader.maps(2, "depth", (0,))
+
+
+def stored_masks(source, folder):
+    """A store in which every pixel tells its clip and second."""
+    store = open_store(folder, {}, len(source), SPEC.label_size)
+    counts = source.table.num_annotated
+    store.write(
+        np.stack([np.full((14, 14), 10 * clip + second + 1, np.uint8) for second in range(count)])
+        for clip, count in enumerate(counts)
+    )
+    return store
+
+
+def test_prompts_are_the_truth_the_prediction_or_empty(train, tmp_path):
+    masks = stored_masks(train, tmp_path / "masks")
+    make = functools.partial(train_batches, train, SPEC, batch_size=8, seed=0, masks=masks)
+    for batch in take(make(prompts=(1.0, 0.0), augment=Augment(flip=0.5, scale=(0.7, 1.5))), 5):
+        np.testing.assert_array_equal(batch.mask_prompt, 255 * (batch.labels > 0))
+    for batch in take(make(prompts=(0.0, 1.0)), 5):
+        expected = 10 * batch.clip + batch.second + 1
+        np.testing.assert_array_equal(batch.mask_prompt[:, 0, 0], expected)
+    for batch in take(make(prompts=(0.0, 0.0)), 2):
+        assert not batch.mask_prompt.any()
+    mixed = take(make(prompts=(0.3, 0.3)), 10)
+    kinds = {int(prompt.max()) for batch in mixed for prompt in batch.mask_prompt}
+    assert {0, 255} < kinds
+    # A clip that sounds like another one, or not at all, is prompted with neither.
+    other = make(prompts=(0.5, 0.5), augment=Augment(silence=1.0))
+    assert not any(batch.mask_prompt.any() for batch in take(other, 3))
+
+
+def test_evaluation_is_prompted_by_the_prediction_alone(test, tmp_path):
+    masks = stored_masks(test, tmp_path / "masks")
+    for batch in take(eval_batches(test, SPEC, batch_size=8, masks=masks), 20):
+        expected = np.where(batch.valid, 10 * batch.clip + batch.second + 1, 0)
+        np.testing.assert_array_equal(batch.mask_prompt[:, 0, 0], expected)
+    for batch in take(eval_batches(test, SPEC, batch_size=8), 20):
+        assert not batch.mask_prompt.any()
