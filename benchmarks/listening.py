@@ -1,10 +1,10 @@
 """What makes the small model listen: one choice at a time, own against foreign sounds.
 
-    python -m benchmarks.listening [--workdir=runs/listening] [--steps=800] [--seeds=0,1]
+    python -m benchmarks.listening [--runs=runs/listening] [--steps=800] [--seeds=0,1]
 
 Trains the binary stage of configs/demo.py once per choice and seed, and prints mIoU with the clips'
 own sounds and with those of other clips. A model that does not listen has both alike. Every run
-has a folder of its own below --workdir: the same command again goes on where it stopped.
+has a folder of its own below --runs: the same command again goes on where it stopped.
 """
 
 import logging
@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from configs import demo
 from ssp_jax.main import run
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/listening", "Folder of the runs.")
+_RUNS = flags.DEFINE_string("runs", "runs/listening", "Folder of the runs.")
 _STEPS = flags.DEFINE_integer("steps", 800, "Training steps of each run.", 1)
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
 _SPLIT = flags.DEFINE_enum("split", "val", ["val", "test"], "Choose on val; report on test.")
@@ -47,7 +47,7 @@ def results_of(name: str, seed: int) -> dict[str, dict]:
     for key, word in config.avs.test.items():
         config.avs.test[key] = word.replace("test", _SPLIT.value)
     folder = f"{name.replace(' ', '_')}-{_STEPS.value}-{_SPLIT.value}-{seed}"
-    return run(config, Path(_WORKDIR.value) / folder)
+    return run(config, Path(_RUNS.value) / folder)
 
 
 def main(argv):
