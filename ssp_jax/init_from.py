@@ -18,16 +18,19 @@ from ssp_jax.weights.folder import is_weight_folder, load_weights
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """Parameters by path name of a weight folder, a stage's folder or a run's folder.
 
-    Of a run with both stages the folder of the stage is to be given.
-
     Raises:
-      UserError: none of these is there.
+      UserError: none of these is there, or a run with both stages.
     """
     if is_weight_folder(folder):
         return load_weights(folder)
-    for stage in (folder, folder / "avs", folder / "avss"):
-        if (stage / "checkpoints").is_dir():
-            return read_best(stage / "checkpoints")
+    places = (folder, folder / "avs", folder / "avss")
+    trained = [place for place in places if (place / "checkpoints").is_dir()]
+    if len(trained) == 1:
+        return read_best(trained[0] / "checkpoints")
+    if trained:
+        raise UserError(
+            f"{folder}: a run with several stages; name one of {', '.join(map(str, trained))}"
+        )
     raise UserError(
         f"{folder}: no weights to start from; expected a folder made by python -m ssp_jax.weights "
         "import, or the folder of a trained stage"

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
-from ssp_jax.mask_prompts import Stage1Masks
+from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.stage import Stage, stage_words
 
@@ -52,15 +52,7 @@ def run(config, workdir: Path) -> dict[str, dict]:
         stage = stages[name]
         if stage.prompted:
             first = stages["avs"]
-            masks = Stage1Masks(
-                first,
-                params["avs"] if "avs" in params else first.trained(),
-                Path(config.prepared_dir) / "stage1_masks",
-                stage.spec.label_size,
-            )
-            stage.masks_of = masks.store
-            for word in (w for sets in stage.words.values() for w in sets.values()):
-                masks.store(word, "own")
+            prompt_by(first, params["avs"] if "avs" in params else first.trained(), stage)
         params[name] = stage.train()
         for test, result in stage.evaluate(params[name]):
             results[test] = result

@@ -115,6 +115,18 @@ class Stage1Masks:
         return predict
 
 
+def prompt_by(first: Stage, params: dict, stage: Stage) -> None:
+    """Let `stage` be prompted by what `first`, trained to `params`, predicts.
+
+    The masks of all its data sets are predicted now, those under other sounds when they are asked
+    for.
+    """
+    folder = Path(stage.config.prepared_dir) / "stage1_masks"
+    stage.masks_of = Stage1Masks(first, params, folder, stage.spec.label_size).store
+    for words in (word for sets in stage.words.values() for word in sets.values()):
+        stage.masks_of(words, "own")
+
+
 def _whole(soft: jax.Array, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The masks and clip numbers of all hosts' slots."""
     if jax.process_count() == 1:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
+from ssp_jax.files import write_whole
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.optim import make_schedule
 from ssp_jax.phases import plan_phases
@@ -86,9 +87,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
 
@@ -104,6 +103,4 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 def write_results(path: Path, results: dict) -> None:
     """results.json, atomically; what it holds of other test sets stays."""
     kept = json.loads(path.read_text()) if path.exists() else {}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(kept | results, indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(kept | results, indent=2) + "\n")

@@ -269,9 +269,9 @@ class Stage:
         return state
 
     def _init_folders(self) -> list[Path]:
-        words = self.stage.init_from or self.config.init_from
-        stages = {"avs": self.folder.parent / "avs"}
-        return [stages.get(word.strip(), Path(word.strip())) for word in words.split(",") if word]
+        words = (self.stage.init_from or self.config.init_from).split(",")
+        first = self.stage.prompt.stage1 or self.folder.parent / "avs"
+        return [Path(first if word == "avs" else word) for word in map(str.strip, words) if word]
 
     def _best(self, checkpoints: Checkpoints, params: dict) -> dict:
         """The best parameters by validation; without validation sets the given, last ones."""

@@ -122,6 +122,7 @@ def make_train_step(
         donate_argnums=0,
     )
     def train_step(state: TrainState, batch: AVBatch, key: jax.Array):
+        """See `make_train_step`."""
         key = jax.random.fold_in(key, state.step)
 
         def loss_of(leaves):

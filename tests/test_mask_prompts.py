@@ -63,7 +63,6 @@ def test_both_stages_in_one_command_then_the_second_alone(prepared, tmp_path):
     times = {path: path.stat().st_mtime_ns for path in prepared.glob("stage1_masks/*/0*")}
     assert run(alone, tmp_path) == {"avss": results["avss"]}
     alone.avss.prompt.stage1 = str(tmp_path / "avs")
-    alone.avss.init_from = str(tmp_path / "avs")
     assert run(alone, tmp_path / "elsewhere") == {"avss": results["avss"]}
     # Predicted once: nothing was written again.
     again = {path: path.stat().st_mtime_ns for path in prepared.glob("stage1_masks/*/0*")}

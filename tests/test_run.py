@@ -106,6 +106,8 @@ def test_stage_two_starts_from_stage_one(whole_run, prepared):
     assert (taken != new["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]).any()
     with pytest.raises(UserError, match=r"class_head/bias: \(3,\) there"):
         initial_params([folder], new, shardings, ())
+    with pytest.raises(UserError, match="a run with several stages; name one of"):
+        initial_params([whole_run[0]], new, shardings, ())
     with pytest.raises(UserError, match="no weights to start from"):
         initial_params([folder / "nowhere"], new, shardings, ())
 

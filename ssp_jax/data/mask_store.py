@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ssp_jax.errors import UserError
+from ssp_jax.files import write_whole
 
 CLIPS_PER_SHARD = 256
 
@@ -93,9 +94,7 @@ def open_store(folder: Path, facts: dict, num_clips: int, size: int) -> MaskStor
     path = folder / "made_from.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True))
-        temporary.replace(path)
+        write_whole(path, json.dumps(facts, indent=1, sort_keys=True))
     return MaskStore(folder, num_clips, size)
 
 

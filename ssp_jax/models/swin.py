@@ -17,7 +17,7 @@ _OTHER_REGION = -100.0  # added to the logits of pairs that only the cyclic shif
 
 
 @functools.lru_cache(maxsize=32)
-def _relative_index(window: int) -> Int[np.ndarray, " L*L"]:
+def relative_index(window: int) -> Int[np.ndarray, " L*L"]:
     """Row of the bias table for each pair of positions in a window."""
     position = np.arange(window)
     offset = position[:, None] - position[None, :] + window - 1
@@ -63,7 +63,7 @@ class WindowAttention(nnx.Module):
         query, key, value = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
         query = query * (channels // self.heads) ** -0.5
         logits = jnp.einsum("nwlhd,nwmhd->nwhlm", query, key)
-        bias = self.position_bias[...][_relative_index(self.window)]
+        bias = self.position_bias[...][relative_index(self.window)]
         bias = bias.reshape(length, length, self.heads).transpose(2, 0, 1)
         logits = logits.astype(jnp.float32) + (bias if mask is None else bias + mask[:, None])
         shares = jax.nn.softmax(logits, axis=-1).astype(value.dtype)

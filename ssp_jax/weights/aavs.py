@@ -8,6 +8,7 @@ from flax import traverse_util
 
 from ssp_jax.errors import UserError
 from ssp_jax.models.ssp import SSP
+from ssp_jax.models.swin import relative_index
 from ssp_jax.weights import mask2former, swin
 from ssp_jax.weights.mask2former import DECODER, EMPTY_WEIGHT, LAYER, PIXEL_LAYER
 from ssp_jax.weights.rules import Arrays, Rule, Share, affine, is_one_of, to_params
@@ -73,10 +74,7 @@ def released_name(name: str) -> str:
 
 def position_index(window: int) -> np.ndarray:
     """Swin's buffer (L, L) int64, L = window^2: the bias table's row for two positions."""
-    rows, columns = np.divmod(np.arange(window**2), window)
-    down = rows[:, None] - rows[None, :] + window - 1
-    right = columns[:, None] - columns[None, :] + window - 1
-    return down * (2 * window - 1) + right
+    return relative_index(window).reshape(window**2, window**2)
 
 
 def empty_weight(num_classes: int) -> np.ndarray:
@@ -106,7 +104,20 @@ def model_shapes(model_config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def aavs_params(state: Arrays, model_config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Parameters of `SSP(**model_config)` by path, without `audio_encoder`; see below."""
+    """Parameters of `SSP(**model_config)` from the state of AAVS's network.
+
+    Args:
+      state: arrays by the names they have in AAVS's Mask2Former (`model.pixel_level_module...`,
+        `class_predictor...`), and `audio_proj...`.
+      model_config: keyword arguments of `SSP` without rngs.
+
+    Returns:
+      float32 arrays by path, without `audio_encoder`: AAVS reads audio features from files.
+
+    Raises:
+      UserError: names nobody knows, parameters without a source, and shapes that differ from the
+        model's: all of them, in one message.
+    """
     replaced = REPLACED if model_config.get("decoder_adapter", "replace") == "replace" else ()
     return to_params(
         state,
@@ -117,25 +128,6 @@ def aavs_params(state: Arrays, model_config: Mapping[str, Any]) -> dict[str, np.
         hint="these weights do not fit the model; check its size, decoder_adapter ('replace' in "
         "AAVS's stage 1, 'after' in stage 2), mask_prompt, num_classes and num_queries:",
     )
-
-
-def load_aavs_state(state: Arrays, model_config: Mapping[str, Any]) -> dict[str | int, Any]:
-    """Parameters of `SSP(**model_config)` from the state of AAVS's network.
-
-    Args:
-      state: arrays by the names they have in AAVS's Mask2Former (`model.pixel_level_module...`,
-        `class_predictor...`), and `audio_proj...`.
-      model_config: keyword arguments of `SSP` without rngs.
-
-    Returns:
-      A pure dict of float32 numpy arrays as `nnx.to_pure_dict(nnx.state(model, nnx.Param))` has
-      it, without `audio_encoder`: AAVS reads audio features from files.
-
-    Raises:
-      UserError: names nobody knows, parameters without a source, and shapes that differ from the
-        model's: all of them, in one message.
-    """
-    return nested(aavs_params(state, model_config))
 
 
 def nested(params: Arrays) -> dict[str | int, Any]:

@@ -100,6 +100,16 @@ def _renamed(name: str, source: str, target: str) -> str | None:
     return match and target.format(*(match[f"n{i}"] for i in range(_pattern(source).groups)))
 
 
+def _fitting(rules: Sequence[Rule], name: str, *, backward: bool = False) -> list[tuple[Rule, str]]:
+    """The rules for a source's name (backward: for a path), each with what it becomes."""
+    found = []
+    for rule in rules:
+        ends = (rule.target, rule.source) if backward else (rule.source, rule.target)
+        if (renamed := _renamed(name, *ends)) is not None:
+            found.append((rule, renamed))
+    return found
+
+
 def is_one_of(name: str, templates: Iterable[str]) -> bool:
     """Whether a template ('layers.{0}.bias') fits the name."""
     return any(_pattern(template).fullmatch(name) for template in templates)
@@ -134,11 +144,7 @@ def to_params(
     for key, value in state.items():
         if is_one_of(key, accounted):
             continue
-        fitting = [
-            (rule, path)
-            for rule in rules
-            if (path := _renamed(key, rule.source, rule.target)) is not None
-        ]
+        fitting = _fitting(rules, key)
         if not fitting:
             problems.append((key, f"not a name of {what}"))
         for rule, path in fitting:
@@ -159,11 +165,7 @@ def to_params(
 
 
 def _joined(found, path: str, rules: Sequence[Rule], shape: tuple[int, ...]) -> np.ndarray:
-    shares = {
-        rule.target_share: rule.source
-        for rule in rules
-        if _renamed(path, rule.target, rule.source) is not None
-    }
+    shares = {rule.target_share: rule.source for rule, _ in _fitting(rules, path, backward=True)}
     missing = [source for share, source in sorted(shares.items()) if share not in found]
     if missing or not shares:
         raise ValueError(f"no weights for it ({', '.join(missing) or 'no rule'})")
@@ -194,11 +196,7 @@ def to_source(params: Arrays, rules: Sequence[Rule], *, what: str) -> dict[str, 
     found: dict[str, dict[Share, np.ndarray]] = defaultdict(dict)
     problems = []
     for path, value in params.items():
-        fitting = [
-            (rule, name)
-            for rule in rules
-            if (name := _renamed(path, rule.target, rule.source)) is not None
-        ]
+        fitting = _fitting(rules, path, backward=True)
         if not fitting:
             problems.append((path, f"{what} has no place for it"))
         for rule, name in fitting:

@@ -10,7 +10,7 @@ import pytest
 
 from ssp_jax.errors import UserError
 from ssp_jax.models.ssp import segmentation_map
-from ssp_jax.weights.aavs import load_aavs_state
+from ssp_jax.weights.aavs import aavs_params
 from ssp_jax.weights.reference import Reference
 from ssp_jax.weights.verify import differences, relative_error
 
@@ -91,7 +91,7 @@ def test_every_mismatch_is_reported_at_once():
     del state[query]
     state["audio_proj.0.weight"] = np.zeros((5, 128), np.float32)
     with pytest.raises(UserError) as error:
-        load_aavs_state(state, golden(2).arguments)
+        aavs_params(state, golden(2).arguments)
     lines = str(error.value).splitlines()[1:]
     assert len(lines) == 4
     assert "surplus.weight" in lines[0]
@@ -104,6 +104,6 @@ def test_every_mismatch_is_reported_at_once():
 
 def test_weights_of_the_other_stage_are_refused():
     with pytest.raises(UserError, match="prompt_embedding"):
-        load_aavs_state(golden(1).state, golden(2).arguments)
+        aavs_params(golden(1).state, golden(2).arguments)
     with pytest.raises(UserError, match="avs_adapt"):
-        load_aavs_state(golden(2).state, golden(1).arguments | {"decoder_adapter": "none"})
+        aavs_params(golden(2).state, golden(1).arguments | {"decoder_adapter": "none"})

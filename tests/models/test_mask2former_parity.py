@@ -1,12 +1,11 @@
 """Mask2Former against transformers' class with random weights, prediction by prediction."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from parity_cases import STAGES, SWIN_B, TOLERANCE, cases
 
 from ssp_jax.models.ssp import SSP
 from ssp_jax.weights.aavs import nested
@@ -18,8 +17,6 @@ from ssp_jax.weights.verify import relative_error
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE = 1e-4
-STAGES = [f"stage{stage}" for stage in range(1, 5)]
 SIZES = {
     "tiny": (
         {"embed_dim": 16, "depths": [2, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 4},
@@ -36,26 +33,8 @@ SIZES = {
             "num_labels": 7,
         },
     ),
-    # As facebook/mask2former-swin-base-ade-semantic.
-    "swin-b": (
-        {
-            "embed_dim": 128,
-            "depths": [2, 2, 18, 2],
-            "num_heads": [4, 8, 16, 32],
-            "window_size": 12,
-        },
-        {"num_queries": 100, "num_labels": 150},
-    ),
+    "swin-b": (SWIN_B, {"num_queries": 100, "num_labels": 150}),
 }
-full = pytest.mark.skipif(
-    os.environ.get("SSP_JAX_FULL_PARITY") != "1", reason="real size: SSP_JAX_FULL_PARITY=1"
-)
-CASES = [
-    ("tiny", (128, 128)),
-    ("tiny", (100, 134)),
-    pytest.param("swin-b", (384, 384), marks=full),
-    pytest.param("swin-b", (200, 264), marks=full),
-]
 
 
 def randomise(model, seed=0):
@@ -95,7 +74,7 @@ def network(folder):
     return lambda frames: apply(params, frames)
 
 
-@pytest.mark.parametrize(("size", "shape"), CASES)
+@pytest.mark.parametrize(("size", "shape"), cases(128))
 def test_transformers_mask2former(tmp_path, size, shape):
     backbone, rest = SIZES[size]
     backbone = transformers.SwinConfig(**backbone, drop_path_rate=0.0, out_features=STAGES)

@@ -1,11 +1,10 @@
 """Swin against PyTorch, map by map: transformers' backbone and Microsoft's names and layout."""
 
-import os
-
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from parity_cases import STAGES, SWIN_B, TOLERANCE, cases
 from safetensors.numpy import save_file
 
 from ssp_jax.models.swin import Swin
@@ -18,25 +17,10 @@ from ssp_jax.weights.verify import relative_error
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE = 1e-4
 SIZES = {
     "tiny": {"embed_dim": 16, "depths": [2, 1, 2, 2], "num_heads": [1, 2, 2, 4], "window_size": 4},
-    "swin-b": {
-        "embed_dim": 128,
-        "depths": [2, 2, 18, 2],
-        "num_heads": [4, 8, 16, 32],
-        "window_size": 12,
-    },
+    "swin-b": SWIN_B,
 }
-full = pytest.mark.skipif(
-    os.environ.get("SSP_JAX_FULL_PARITY") != "1", reason="real size: SSP_JAX_FULL_PARITY=1"
-)
-CASES = [
-    ("tiny", (112, 112)),
-    ("tiny", (100, 134)),
-    pytest.param("swin-b", (384, 384), marks=full),
-    pytest.param("swin-b", (200, 264), marks=full),
-]
 
 
 def randomise(model, seed=0):
@@ -82,10 +66,9 @@ def encoder(folder):
     return lambda frames: apply(params, frames)
 
 
-@pytest.mark.parametrize(("size", "shape"), CASES)
+@pytest.mark.parametrize(("size", "shape"), cases(112))
 def test_transformers_backbone(tmp_path, size, shape):
-    stages = [f"stage{stage}" for stage in range(1, 5)]
-    config = transformers.SwinConfig(**SIZES[size], drop_path_rate=0.0, out_features=stages)
+    config = transformers.SwinConfig(**SIZES[size], drop_path_rate=0.0, out_features=STAGES)
     model = randomise(transformers.SwinBackbone(config))
     model.save_pretrained(tmp_path / "hub")
     import_weights("swin", tmp_path / "hub", tmp_path / "w")
