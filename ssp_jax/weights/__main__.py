@@ -24,7 +24,8 @@ aavs           a checkpoint of AAVS (Stepping Stones), stage 1 or 2: .pth or .sa
 swin           Hugging Face Swin, e.g. microsoft/swin-base-patch4-window12-384-in22k
 swin-original  Microsoft's own files, e.g. swin_base_patch4_window12_384_22k.pth
 vggish         vggish-10086976.pth of harritaylor/torchvggish
-vggish-tf      not possible: says why"""
+vggish-tf      not possible: says why
+perceiver_flow Hugging Face's deepmind/optical-flow-perceiver, for flow masks"""
 _IMPORT_EXAMPLES = """\
 examples:
   python -m ssp_jax.weights import --source=mask2former --path=mask2former-swin-base-ade-semantic \\
@@ -103,7 +104,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     print("model: " + _listed(facts["model"]))
     if facts["stage"]:
         print(f"AAVS stage {facts['stage']}")
-    print("not in the source: " + ", ".join(facts["missing"]))
+    if facts["missing"]:
+        print("not in the source: " + ", ".join(facts["missing"]))
     for name, reason in facts["ignored"].items():
         print(f"left out: {name} ({reason})")
     if facts["kept"]:

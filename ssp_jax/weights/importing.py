@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssp_jax.errors import UserError
-from ssp_jax.weights import aavs, infer, mask2former, swin, vggish
+from ssp_jax.weights import aavs, infer, mask2former, perceiver_flow, swin, vggish
 from ssp_jax.weights.folder import check_new, save_weights
 from ssp_jax.weights.rules import Arrays, is_one_of, to_params
 from ssp_jax.weights.sources import TENSORFLOW, Source
@@ -21,7 +21,8 @@ class Converted(NamedTuple):
     Attributes:
       params: by path in `SSP`. model: the arguments of `SSP` that they tell. ignored: templates of
       names that were left out, and why. unused: source arrays to keep for an export. missing:
-      parts of the model that the source has not.
+      parts of the model that the source has not. root: where the params' paths start; what is no
+      part of `SSP` has its own, and `model` are its own arguments then.
     """
 
     params: dict[str, np.ndarray]
@@ -29,6 +30,7 @@ class Converted(NamedTuple):
     ignored: Mapping[str, str]
     unused: Mapping[str, np.ndarray] = {}
     missing: tuple[str, ...] = ()
+    root: str = NETWORK
 
 
 def _left_out(names: Iterable[str], ignored: Mapping[str, str]) -> dict[str, str]:
@@ -134,14 +136,30 @@ def _vggish(state: Arrays) -> Converted:
     return Converted(params, model, ignored, missing=("everything but the audio encoder",))
 
 
-KINDS: dict[str, Callable[[Arrays], Converted]] = {
+def _perceiver_flow(state: Arrays, config: Mapping[str, Any] | None) -> Converted:
+    model = infer.perceiver_flow_arguments(state, config)
+    what = "Perceiver for optical flow"
+    params = to_params(
+        state,
+        perceiver_flow.RULES,
+        perceiver_flow.shapes(model),
+        what=what,
+        hint=_does_not_fit(what),
+    )
+    return Converted(params, model, {}, root=perceiver_flow.ROOT)
+
+
+# Kinds of `_SIZED_BY_CONFIG` take what config.json says, too.
+KINDS: dict[str, Callable[..., Converted]] = {
     "mask2former": _mask2former,
     "aavs": _aavs,
     "swin": _swin,
     "swin-original": _swin_original,
     "vggish": _vggish,
+    "perceiver_flow": _perceiver_flow,
 }
 _WITH_CONFIG = ("mask2former", "swin")
+_SIZED_BY_CONFIG = ("perceiver_flow",)
 TENSORFLOW_KINDS = ("vggish-tf",)
 
 
@@ -150,9 +168,10 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
 
     Returns:
       What is written to weights.json: 'source' (the kind), 'files' (name, bytes, sha256), 'model'
-      (arguments of `SSP` that the weights tell), 'stage' (AAVS's, else None), 'parameters' (their
-      number by module), 'missing' (parts of the model that the source has not), 'ignored' (names
-      in the source that were left out, and why), 'kept' (names in unused.safetensors).
+      (arguments of `SSP`, or of a model of its own, that the weights tell), 'stage' (AAVS's, else
+      None), 'parameters' (their number by module), 'missing' (parts of the model that the source
+      has not), 'ignored' (names in the source that were left out, and why), 'kept' (names in
+      unused.safetensors).
 
     Raises:
       UserError: `out` exists, or the source is missing, damaged or not of this kind. Nothing is
@@ -163,7 +182,8 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
     check_new(out)
     source = Source(path)
     try:
-        converted = KINDS[kind](source.arrays)
+        sizes = (source.config,) if kind in _SIZED_BY_CONFIG else ()
+        converted = KINDS[kind](source.arrays, *sizes)
         if source.config is not None and kind in _WITH_CONFIG:
             infer.check_config(source.config, converted.model, str(source.config_path))
     except (UserError, ValueError) as error:
@@ -174,19 +194,19 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
         "files": source.facts(),
         "model": converted.model,
         "stage": infer.stage_of(converted.model) if kind == "aavs" else None,
-        "parameters": _count(converted.params),
+        "parameters": _count(converted),
         "missing": list(converted.missing),
         "ignored": converted.ignored,
         "kept": sorted(converted.unused),
     }
-    arrays = {NETWORK + name: value for name, value in converted.params.items()}
+    arrays = {converted.root + name: value for name, value in converted.params.items()}
     save_weights(out, arrays, facts, converted.unused)
     return facts
 
 
-def _count(params: Arrays) -> dict[str, int]:
+def _count(converted: Converted) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for path, value in params.items():
-        module = NETWORK + path.partition("/")[0]
+    for path, value in converted.params.items():
+        module = converted.root + path.partition("/")[0]
         counts[module] = counts.get(module, 0) + value.size
     return counts

@@ -1,12 +1,14 @@
 """What a model was built with, told by its weights."""
 
+import inspect
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ssp_jax.errors import UserError
-from ssp_jax.weights import aavs, swin
+from ssp_jax.models.perceiver_flow import PerceiverFlow
+from ssp_jax.weights import aavs, perceiver_flow, swin
 from ssp_jax.weights.mask2former import DECODER, ENCODER, LAYER, PIXEL_LAYER
 from ssp_jax.weights.rules import Arrays
 
@@ -82,6 +84,68 @@ def mask2former_arguments(state: Arrays) -> dict[str, Any]:
 def vggish_width(state: Arrays) -> float:
     """VGGish's `audio_width`. Raises UserError: it is not there."""
     return _shape(state, "features.0.weight", 4)[0] / 64
+
+
+def perceiver_flow_arguments(state: Arrays, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All arguments of `PerceiverFlow`, told by Hugging Face's arrays and config.
+
+    Args:
+      config: what config.json says. Without, only the published size is known: arrays tell neither
+        the frames' size nor the number of heads.
+
+    Raises:
+      UserError: arrays are missing, or the config is missing, incomplete or of another network.
+    """
+    latents, channels = _shape(state, perceiver_flow.LATENTS, 2)
+    patch_channels, _ = _shape(state, perceiver_flow.PATCHES + ".weight", 2)
+    (pixel_channels,) = _shape(
+        state, perceiver_flow.ENCODER + "attention.self.layernorm2.weight", 1
+    )
+    told = {
+        "latents": latents,
+        "channels": channels,
+        "layers": _count(state, perceiver_flow.LAYERS),
+        "bands": (pixel_channels - patch_channels - 2) // 4,
+        "patch_channels": patch_channels,
+    }
+    if config is None:
+        published = inspect.signature(PerceiverFlow).parameters
+        if any(published[name].default != value for name, value in told.items()):
+            raise UserError(
+                "these weights are not of the published size; put their config.json beside them"
+            )
+        return told | {name: published[name].default for name in ("size", "heads", "cross_heads")}
+    expected = {
+        "model_type": "perceiver",
+        "num_latents": latents,
+        "d_latents": channels,
+        "num_self_attends_per_block": told["layers"],
+        "num_blocks": 1,
+        "hidden_act": "gelu",
+        "use_query_residual": True,
+        "cross_attention_shape_for_attention": "kv",
+    }
+    problems = _contradictions(config, expected, "")
+    size = config.get("train_size")
+    if not (isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))):
+        problems.append(f"train_size is {size!r}, expected height and width")
+    for name in ("num_self_attention_heads", "num_cross_attention_heads"):
+        if not _is_count(config.get(name)):
+            problems.append(f"{name} is {config.get(name)!r}, expected a number")
+    if problems:
+        raise UserError(
+            "config.json is not of this network, or not of these weights:\n  "
+            + "\n  ".join(problems)
+        )
+    return told | {
+        "size": tuple(size),
+        "heads": config["num_self_attention_heads"],
+        "cross_heads": config["num_cross_attention_heads"],
+    }
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def stage_of(arguments: Mapping[str, Any]) -> int | None:
