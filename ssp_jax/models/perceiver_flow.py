@@ -176,10 +176,9 @@ class PerceiverFlow(nnx.Module):
         Raises:
           ValueError: frames of another size than the model's.
         """
-        batch, *_ = pairs.shape
+        batch, (height, width) = len(pairs), self.size
         if pairs.shape[1:] != (_FRAMES, *self.size, 3):
-            raise ValueError(f"pairs of shape {pairs.shape}, expected (N, 2, {self.size}, 3)")
-        height, width = self.size
+            raise ValueError(f"pairs of shape {pairs.shape}, expected (N, 2, {height}, {width}, 3)")
         padded = jnp.pad(pairs, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
         patches = [
             padded[:, frame, row : row + height, column : column + width]

@@ -109,7 +109,7 @@ def perceiver_flow_arguments(state: Arrays, config: Mapping[str, Any] | None) ->
         "patch_channels": patch_channels,
     }
     if config is None:
-        published = inspect.signature(PerceiverFlow).parameters
+        published = inspect.signature(PerceiverFlow.__init__).parameters
         if any(published[name].default != value for name, value in told.items()):
             raise UserError(
                 "these weights are not of the published size; put their config.json beside them"
