@@ -1,0 +1,106 @@
+"""Texts of clips by a multimodal model: python -m ssp_jax.prompts --help"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from absl import logging as absl_logging
+
+from ssp_jax.data.sources import ClipSource
+from ssp_jax.errors import UserError
+from ssp_jax.prompts.generate import WORDINGS, TextMaker
+from ssp_jax.prompts.multimodal import check_machine, load_answer
+from tfds_builders.facts import read_dataset_facts
+
+_ABOUT = """\
+Ask a multimodal model two questions about every clip of a prepared data set (location and
+characteristics of each object; then, given the answer, what is likely to make sound) and write
+the answers into a JSON file. Needs a GPU and the model's weights. May be stopped at any time: the
+same command goes on. Clips that fail are listed at the end, with exit status 1."""
+_EXAMPLES = """\
+examples:
+  python -m ssp_jax.prompts --prepared=prepared/avs_s4/native/1.0.0 --out=s4_texts.json \\
+      --trust_remote_code
+  python -m ssp_jax.prompts --prepared=prepared/avs_s4/native/1.0.0 --out=s4_texts.json \\
+      --model=Qwen/Qwen2.5-VL-7B-Instruct --split=train,val"""
+_SMALL = 224  # stored frames below this tell a model little
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ssp_jax.prompts",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--prepared", required=True, metavar="FOLDER", help="as the preparing command names it")
+    add("--out", required=True, metavar="FILE.json", help="new, or begun by the same command")
+    add("--model", default="openbmb/MiniCPM-o-2_6", help="hub name or folder (%(default)s)")
+    add("--revision", help="commit or branch of the model on the hub")
+    add("--trust_remote_code", action="store_true", help="run the code that the model brings")
+    add("--split", default="", help="splits, separated by commas (all)")
+    add("--frames", type=int, default=5, help="of each clip, evenly chosen (%(default)s)")
+    add("--device", default="cuda", help="as PyTorch names it (%(default)s)")
+    add("--max_new_tokens", type=int, default=256, help="of an answer (%(default)s)")
+    add("--scene_wording", default=WORDINGS["scene"], help="the first question")
+    add(
+        "--sounding_wording",
+        default=WORDINGS["sounding"],
+        help="the second question, with {scene} where the first answer goes",
+    )
+    return parser
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status.
+
+    Raises:
+      UserError: see `check_machine`, `TextMaker`, `ClipSource`, `load_answer`.
+    """
+    flags = _parser().parse_args(argv)
+    check_machine(flags.device)
+    model = flags.model + (f"@{flags.revision}" if flags.revision else "")
+    wordings = {"scene": flags.scene_wording, "sounding": flags.sounding_wording}
+    maker = TextMaker(flags.out, model, flags.frames, wordings)
+    facts = read_dataset_facts(flags.prepared)
+    splits = [split for split in flags.split.split(",") if split]
+    splits = splits or [split for split, count in facts.splits.items() if count]
+    source = ClipSource([(flags.prepared, split) for split in splits])
+    if facts.frame_size and facts.frame_size < _SMALL:
+        print(
+            f"note: {flags.prepared} has frames of {facts.frame_size} pixels. Texts go by clips' "
+            "names: a data set prepared without --frame_size gives better ones",
+            file=sys.stderr,
+        )
+    answer = load_answer(
+        flags.model,
+        device=flags.device,
+        revision=flags.revision,
+        trust_remote_code=flags.trust_remote_code,
+        max_new_tokens=flags.max_new_tokens,
+    )
+    failed = maker.run(source, answer)
+    print(f"{flags.out}: texts of {len(maker.texts)} clips")
+    for uid, reason in failed.items():
+        print(f"left without texts: {uid}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main() -> None:
+    """Entry of the command; a UserError becomes one message and exit status 1."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        status = run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("stopped: answers are kept; the same command goes on.", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
