@@ -1,6 +1,5 @@
 """Multimodal models of `transformers` that answer questions about frames. Needs PyTorch."""
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,6 @@ from PIL import Image
 from ssp_jax.errors import UserError
 from ssp_jax.prompts.generate import Answer
 
-_INSTALL = "pip install 'ssp-jax[prompts]'"
-
 
 def check_machine(device: str) -> None:
     """Can a model run here at all?
@@ -18,14 +15,13 @@ def check_machine(device: str) -> None:
     Raises:
       UserError: no PyTorch, or no such device.
     """
-    missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
-    if missing:
+    try:
+        import torch
+    except ImportError as error:
         raise UserError(
-            f"generating texts needs {' and '.join(missing)}: {_INSTALL}. Texts made elsewhere "
-            "can be used without"
-        )
-    import torch
-
+            "generating texts needs PyTorch: pip install torch torchvision (or this project's "
+            "prompts extra). Texts made elsewhere can be used without"
+        ) from error
     try:
         kind = torch.device(device).type
     except RuntimeError as error:

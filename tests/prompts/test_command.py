@@ -147,8 +147,7 @@ def test_bad_arguments(command, refused, faked, textless, tmp_path):
 def test_without_pytorch(refused, textless, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     message = refused(f"--prepared={textless}")
-    assert "needs torch" in message
-    assert "ssp-jax[prompts]" in message
+    assert "needs PyTorch: pip install torch" in message
 
 
 def test_without_gpu(refused, textless):
