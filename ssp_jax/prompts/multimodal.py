@@ -41,7 +41,7 @@ def load_answer(
     trust_remote_code: bool = False,
     max_new_tokens: int = 256,
 ) -> Answer:
-    """A model as a function of frames and question; greedy, so that it answers alike each time.
+    """A model as a function of frames and question; not sampled, so that it answers alike.
 
     Models that `transformers` has itself are asked by its chat template. Of models that bring
     their own code the interface is `chat`, as of MiniCPM-o-2.6 (openbmb/MiniCPM-o-2_6, whose code
