@@ -25,7 +25,11 @@ swin           Hugging Face Swin, e.g. microsoft/swin-base-patch4-window12-384-i
 swin-original  Microsoft's own files, e.g. swin_base_patch4_window12_384_22k.pth
 vggish         vggish-10086976.pth of harritaylor/torchvggish
 vggish-tf      not possible: says why
-perceiver_flow Hugging Face's deepmind/optical-flow-perceiver, for flow masks"""
+perceiver_flow Hugging Face's deepmind/optical-flow-perceiver, for flow masks
+bert           Hugging Face BERT, e.g. bert-base-uncased: a folder, or a .safetensors, .bin or
+               flax_model.msgpack file
+qformer        Hugging Face BLIP-2, e.g. Salesforce/blip2-itm-vit-g: its Q-Former and queries
+clip_vision    Hugging Face CLIP, e.g. openai/clip-vit-base-patch16: its image encoder"""
 _IMPORT_EXAMPLES = """\
 examples:
   python -m ssp_jax.weights import --source=mask2former --path=mask2former-swin-base-ade-semantic \\

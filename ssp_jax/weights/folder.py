@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,22 +120,26 @@ def load_unused(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     return read_safetensors(path) if path.exists() else {}
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file; half precisions (no rounding in that) as float32.
+def read_safetensors(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
+    """All arrays of a file with a wanted name; half precisions (no rounding in that) as float32.
 
     Raises:
       UserError: missing, truncated, or not a safetensors file.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: _widened(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            names = filter(wanted, file.keys())
+            return {name: widened(file.get_tensor(name)) for name in names}
     except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: cannot be read as safetensors ({error}). It may be truncated: get it again"
         ) from error
 
 
-def _widened(value: np.ndarray) -> np.ndarray:
+def widened(value: np.ndarray) -> np.ndarray:
+    """Half precisions as float32, everything else as it is."""
     return value.astype(np.float32) if value.dtype.name in ("float16", "bfloat16") else value
 
 

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssp_jax.errors import UserError
-from ssp_jax.weights import aavs, infer, mask2former, perceiver_flow, swin, vggish
+from ssp_jax.weights import (
+    aavs,
+    bert,
+    clip_vision,
+    infer,
+    mask2former,
+    perceiver_flow,
+    swin,
+    vggish,
+)
 from ssp_jax.weights.folder import check_new, save_weights
 from ssp_jax.weights.rules import Arrays, is_one_of, to_params
 from ssp_jax.weights.sources import TENSORFLOW, Source
@@ -27,7 +36,7 @@ class Converted(NamedTuple):
 
     params: dict[str, np.ndarray]
     model: dict[str, Any]
-    ignored: Mapping[str, str]
+    ignored: dict[str, str]
     unused: Mapping[str, np.ndarray] = {}
     missing: tuple[str, ...] = ()
     root: str = NETWORK
@@ -149,6 +158,50 @@ def _perceiver_flow(state: Arrays, config: Mapping[str, Any] | None) -> Converte
     return Converted(params, model, {}, root=perceiver_flow.ROOT)
 
 
+def _bert(state: Arrays, config: Mapping[str, Any] | None) -> Converted:
+    names = {name.removeprefix("bert."): value for name, value in state.items()}
+    flax = bert.FLAX_WORDS in names
+    rules = bert.OLD_RULES if bert.OLD_NORM in names else bert.RULES
+    model = bert.bert_arguments(names, config, table="embedding" if flax else "weight")
+    params = to_params(
+        names,
+        bert.FLAX_RULES if flax else rules,
+        bert.shapes(model),
+        what="BERT",
+        hint=_does_not_fit("BERT"),
+    )
+    missing = ("its adapters", "its queries and their layers", "everything but vta/bert")
+    return Converted(params, model, {}, missing=missing)
+
+
+def _qformer(state: Arrays, config: Mapping[str, Any] | None) -> Converted:
+    model = bert.qformer_arguments(state, config)
+    params = to_params(
+        state,
+        bert.QFORMER_RULES,
+        bert.shapes(model),
+        what="BLIP-2's Q-Former",
+        hint=_does_not_fit("BLIP-2's Q-Former"),
+    )
+    missing = ["its adapters", "its token types", "everything but vta/bert"]
+    if "vocabulary" not in model:
+        missing.insert(0, "what only text uses (words, positions, feed-forward networks)")
+    return Converted(params, model, {}, missing=tuple(missing))
+
+
+def _clip_vision(state: Arrays, config: Mapping[str, Any] | None) -> Converted:
+    names = {name.removeprefix(clip_vision.PREFIX): value for name, value in state.items()}
+    model = clip_vision.clip_vision_arguments(names, config)
+    params = to_params(
+        names,
+        clip_vision.RULES,
+        clip_vision.shapes(model),
+        what="CLIP's image encoder",
+        hint=_does_not_fit("CLIP's image encoder"),
+    )
+    return Converted(params, model, {}, root=clip_vision.ROOT)
+
+
 # Kinds of `_SIZED_BY_CONFIG` take what config.json says, too.
 KINDS: dict[str, Callable[..., Converted]] = {
     "mask2former": _mask2former,
@@ -157,9 +210,18 @@ KINDS: dict[str, Callable[..., Converted]] = {
     "swin-original": _swin_original,
     "vggish": _vggish,
     "perceiver_flow": _perceiver_flow,
+    "bert": _bert,
+    "qformer": _qformer,
+    "clip_vision": _clip_vision,
 }
 _WITH_CONFIG = ("mask2former", "swin")
-_SIZED_BY_CONFIG = ("perceiver_flow",)
+_SIZED_BY_CONFIG = ("perceiver_flow", "bert", "qformer", "clip_vision")
+# Beginnings of names that are not read, and why: BLIP-2's language model is 30 times its Q-Former.
+_SKIPPED = {
+    "bert": bert.SKIPPED,
+    "qformer": bert.QFORMER_SKIPPED,
+    "clip_vision": clip_vision.SKIPPED,
+}
 TENSORFLOW_KINDS = ("vggish-tf",)
 
 
@@ -180,7 +242,8 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
     if kind in TENSORFLOW_KINDS:
         raise UserError(f"--source={kind}: {TENSORFLOW}")
     check_new(out)
-    source = Source(path)
+    skip = _SKIPPED.get(kind, {})
+    source = Source(path, skip)
     try:
         sizes = (source.config,) if kind in _SIZED_BY_CONFIG else ()
         converted = KINDS[kind](source.arrays, *sizes)
@@ -196,7 +259,8 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
         "stage": infer.stage_of(converted.model) if kind == "aavs" else None,
         "parameters": _count(converted),
         "missing": list(converted.missing),
-        "ignored": converted.ignored,
+        "ignored": converted.ignored
+        | {f"{name}*": reason for name, reason in skip.items() if name in source.skipped},
         "kept": sorted(converted.unused),
     }
     arrays = {converted.root + name: value for name, value in converted.params.items()}

@@ -21,20 +21,20 @@ def swin_arguments(state: Arrays, prefix: str = "") -> dict[str, Any]:
     Raises:
       UserError: they are not there, or of shapes that no Swin has.
     """
-    patches = _shape(state, prefix + "embeddings.patch_embeddings.projection.weight", 4)
+    patches = shape_in(state, prefix + "embeddings.patch_embeddings.projection.weight", 4)
     return _swin(state, patches[0], prefix + "encoder.layers", "attention.self")
 
 
 def original_swin_arguments(state: Arrays) -> dict[str, Any]:
     """The same from arrays under Microsoft's names."""
-    return _swin(state, _shape(state, "patch_embed.proj.weight", 4)[0], "layers", "attn")
+    return _swin(state, shape_in(state, "patch_embed.proj.weight", 4)[0], "layers", "attn")
 
 
 def _swin(state: Arrays, embed_dim: int, layers: str, attention: str) -> dict[str, Any]:
     table = f"{attention}.relative_position_bias_table"
-    stages = range(_count(state, layers))
-    depths = tuple(_count(state, f"{layers}.{stage}.blocks") for stage in stages)
-    tables = [_shape(state, f"{layers}.{stage}.blocks.0.{table}", 2) for stage in stages]
+    stages = range(count_in(state, layers))
+    depths = tuple(count_in(state, f"{layers}.{stage}.blocks") for stage in stages)
+    tables = [shape_in(state, f"{layers}.{stage}.blocks.0.{table}", 2) for stage in stages]
     rows = tables[0][0] if tables else 0
     window = (math.isqrt(rows) + 1) // 2
     if len(depths) != swin.STAGES or (2 * window - 1) ** 2 != rows:
@@ -59,31 +59,31 @@ def mask2former_arguments(state: Arrays) -> dict[str, Any]:
     Raises:
       UserError: arrays are missing or of shapes that this network has not.
     """
-    queries, hidden = _shape(state, DECODER + "queries_features.weight", 2)
-    offsets, _ = _shape(state, PIXEL_LAYER.format(0) + "self_attn.sampling_offsets.weight", 2)
+    queries, hidden = shape_in(state, DECODER + "queries_features.weight", 2)
+    offsets, _ = shape_in(state, PIXEL_LAYER.format(0) + "self_attn.sampling_offsets.weight", 2)
     prompt = any(name in state for name in aavs.PROMPTS)
     adapted = any("self_attn.avs_adapt." in name for name in state)
     audio = aavs.AUDIO + "0.weight"
     return {
-        "num_classes": _shape(state, "class_predictor.weight", 2)[0] - 1,
+        "num_classes": shape_in(state, "class_predictor.weight", 2)[0] - 1,
         "num_queries": queries,
         **swin_arguments(state, ENCODER),
         "adapters": any("swin_adapt_" in name for name in state),
         "hidden": hidden,
         "heads": offsets // (_LEVELS * _POINTS * 2),
-        "encoder_layers": _count(state, PIXEL_LAYER.removesuffix(".{0}.")),
-        "encoder_ffn": _shape(state, PIXEL_LAYER.format(0) + "fc1.weight", 2)[0],
-        "decoder_layers": _count(state, LAYER.removesuffix(".{0}.")),
-        "decoder_ffn": _shape(state, LAYER.format(0) + "fc1.weight", 2)[0],
+        "encoder_layers": count_in(state, PIXEL_LAYER.removesuffix(".{0}.")),
+        "encoder_ffn": shape_in(state, PIXEL_LAYER.format(0) + "fc1.weight", 2)[0],
+        "decoder_layers": count_in(state, LAYER.removesuffix(".{0}.")),
+        "decoder_ffn": shape_in(state, LAYER.format(0) + "fc1.weight", 2)[0],
         "decoder_adapter": ("after" if prompt else "replace") if adapted else "none",
         "mask_prompt": prompt,
-        **({"audio_hidden": _shape(state, audio, 2)[0]} if audio in state else {}),
+        **({"audio_hidden": shape_in(state, audio, 2)[0]} if audio in state else {}),
     }
 
 
 def vggish_width(state: Arrays) -> float:
     """VGGish's `audio_width`. Raises UserError: it is not there."""
-    return _shape(state, "features.0.weight", 4)[0] / 64
+    return shape_in(state, "features.0.weight", 4)[0] / 64
 
 
 def perceiver_flow_arguments(state: Arrays, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -96,15 +96,15 @@ def perceiver_flow_arguments(state: Arrays, config: Mapping[str, Any] | None) ->
     Raises:
       UserError: arrays are missing, or the config is missing, incomplete or of another network.
     """
-    latents, channels = _shape(state, perceiver_flow.LATENTS, 2)
-    patch_channels, _ = _shape(state, perceiver_flow.PATCHES + ".weight", 2)
-    (pixel_channels,) = _shape(
+    latents, channels = shape_in(state, perceiver_flow.LATENTS, 2)
+    patch_channels, _ = shape_in(state, perceiver_flow.PATCHES + ".weight", 2)
+    (pixel_channels,) = shape_in(
         state, perceiver_flow.ENCODER + "attention.self.layernorm2.weight", 1
     )
     told = {
         "latents": latents,
         "channels": channels,
-        "layers": _count(state, perceiver_flow.LAYERS),
+        "layers": count_in(state, perceiver_flow.LAYERS),
         "bands": (pixel_channels - patch_channels - 2) // 4,
         "patch_channels": patch_channels,
     }
@@ -132,11 +132,7 @@ def perceiver_flow_arguments(state: Arrays, config: Mapping[str, Any] | None) ->
     for name in ("num_self_attention_heads", "num_cross_attention_heads"):
         if not _is_count(config.get(name)):
             problems.append(f"{name} is {config.get(name)!r}, expected a number")
-    if problems:
-        raise UserError(
-            "config.json is not of this network, or not of these weights:\n  "
-            + "\n  ".join(problems)
-        )
+    _check(problems, "config.json")
     return told | {
         "size": tuple(size),
         "heads": config["num_self_attention_heads"],
@@ -197,6 +193,43 @@ def check_config(config: Mapping[str, Any], arguments: Mapping[str, Any], where:
             },
             "",
         )
+    _check(problems, where)
+
+
+def transformer_config(told: Mapping[str, Any], activation: str, epsilon: float) -> dict[str, Any]:
+    """What Hugging Face's config of a transformer must say, by width, layers and ffn."""
+    return {
+        "hidden_size": told["width"],
+        "num_hidden_layers": told["layers"],
+        "intermediate_size": told["ffn"],
+        "hidden_act": activation,
+        "layer_norm_eps": epsilon,
+    }
+
+
+def told_heads(
+    config: Mapping[str, Any] | None, expected: Mapping[str, Any], part: str = ""
+) -> dict[str, int]:
+    """`heads` as the config, or its `part`, says; nothing without a config.
+
+    Raises:
+      UserError: it contradicts what is expected.
+    """
+    if config is None:
+        return {}
+    config = config.get(part, config)
+    if not isinstance(config, Mapping):
+        raise UserError(f"config.json: {part} is no object")
+    problems = _contradictions(config, expected, "")
+    # Hugging Face leaves out what is as in its classes: 12 in all three.
+    heads = config.get("num_attention_heads", 12)
+    if not _is_count(heads):
+        problems.append(f"num_attention_heads is {heads!r}, expected a number")
+    _check(problems, "config.json")
+    return {"heads": heads}
+
+
+def _check(problems: list[str], where: str) -> None:
     if problems:
         raise UserError(
             f"{where} is not of this network, or not of these weights:\n  " + "\n  ".join(problems)
@@ -211,7 +244,8 @@ def _contradictions(config: Mapping, expected: Mapping, prefix: str) -> list[str
     ]
 
 
-def _shape(state: Arrays, name: str, dimensions: int) -> tuple[int, ...]:
+def shape_in(state: Arrays, name: str, dimensions: int) -> tuple[int, ...]:
+    """Shape of an array. Raises UserError: it is not there, or has other dimensions."""
     if name not in state:
         raise UserError(f"there is no {name}: these are weights of another model")
     shape = state[name].shape
@@ -220,7 +254,7 @@ def _shape(state: Arrays, name: str, dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-def _count(state: Arrays, prefix: str) -> int:
+def count_in(state: Arrays, prefix: str) -> int:
     """How many numbers follow `prefix` + '.', which are expected to be 0, 1, ..."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return len({match[1] for match in map(pattern.match, state) if match})

@@ -4,16 +4,18 @@ import hashlib
 import json
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import serialization, traverse_util
 
 from ssp_jax.errors import UserError
-from ssp_jax.weights.folder import read_safetensors
+from ssp_jax.weights.folder import read_safetensors, widened
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+_FLAX_SUFFIX = ".msgpack"
 _TENSORFLOW_SUFFIXES = (".ckpt", ".index", ".meta", ".h5", ".pb")
 # Names in a folder as the hub has it, the best first.
 _HUB_NAMES = (
@@ -21,6 +23,7 @@ _HUB_NAMES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
 )
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 _NO_TORCH = (
@@ -34,15 +37,17 @@ class Source:
 
     Attributes:
       arrays: by name. files: those that were read. config: config.json beside them, or None.
+      skipped: the beginnings of names that were left out.
     """
 
-    def __init__(self, path: str | Path):
-        """Read a file, or the weights of a folder.
+    def __init__(self, path: str | Path, skip: Iterable[str] = ()):
+        """Read a file, or the weights of a folder, but for names that begin with one of `skip`.
 
         Raises:
           UserError: nothing there, not a weight file, damaged, or PyTorch is needed and missing.
         """
-        path = Path(path)
+        path, self._skip = Path(path), tuple(skip)
+        self.skipped: set[str] = set()
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         weights = _weights_in(path) if path.is_dir() else path
@@ -50,22 +55,29 @@ class Source:
         if weights.name.endswith(".index.json"):
             self.arrays = self._shards(weights)
         else:
-            self.arrays = read_arrays(weights)
-        if not self.arrays:
+            self.arrays = read_arrays(weights, self._wanted)
+        if not (self.arrays or self.skipped):
             raise UserError(f"{weights}: holds no arrays")
         config = weights.parent / "config.json"
         self.config_path = config if config.is_file() else None
         self.config = read_json(config) if self.config_path else None
 
+    def _wanted(self, name: str) -> bool:
+        beginnings = {beginning for beginning in self._skip if name.startswith(beginning)}
+        self.skipped |= beginnings
+        return not beginnings
+
     def _shards(self, index: Path) -> dict[str, np.ndarray]:
         names = read_json(index).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
             raise UserError(f"{index}: expected an object weight_map, array name to file name")
+        # A shard without wanted names need not even be there.
+        names = {name: shard for name, shard in names.items() if self._wanted(name)}
         arrays = {}
         for shard in sorted(set(names.values())):
             if Path(shard).name != shard:
                 raise UserError(f"{index}: names a file outside of its folder, {shard!r}")
-            arrays |= read_arrays(index.parent / shard)
+            arrays |= read_arrays(index.parent / shard, self._wanted)
             self.files.append(index.parent / shard)
         differing = sorted(arrays.keys() ^ names.keys())
         if differing:
@@ -83,8 +95,10 @@ class Source:
         ]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of one file, half precisions as float32.
+def read_arrays(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """All arrays of one file with a wanted name, half precisions as float32.
+
+    Names in a nested file of Flax are joined by dots.
 
     Raises:
       UserError: missing, damaged, of another format, or PyTorch is needed and missing.
@@ -92,12 +106,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
+        return read_safetensors(path, wanted)
     if path.suffix in _TORCH_SUFFIXES:
-        return _read_torch(path)
+        return _read_torch(path, wanted)
+    if path.suffix == _FLAX_SUFFIX:
+        return _read_flax(path, wanted)
     if path.suffix in _TENSORFLOW_SUFFIXES or ".data-" in path.name:
         raise UserError(f"{path}: {TENSORFLOW}")
-    raise UserError(f"{path}: expected a .safetensors, .pth, .pt or .bin file")
+    raise UserError(f"{path}: expected a .safetensors, .pth, .pt, .bin or .msgpack file")
 
 
 # tensorflow-checkpoint-reader 0.2.2, the one reader on PyPI without TensorFlow, reads the later
@@ -118,7 +134,22 @@ def import_torch():
     return torch
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_flax(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    try:
+        tree = serialization.msgpack_restore(path.read_bytes())
+        named = traverse_util.flatten_dict(tree, sep=".")
+    except Exception as error:  # foreign bytes may raise anything
+        raise UserError(
+            f"{path}: cannot be read as Flax's msgpack ({str(error)[:200] or 'damaged'}). It may "
+            "be truncated: get it again"
+        ) from error
+    foreign = [name for name, value in named.items() if not isinstance(value, np.ndarray)]
+    if foreign:
+        raise UserError(f"{path}: holds more than named arrays, for example {foreign[0]}")
+    return {name: widened(value) for name, value in named.items() if wanted(name)}
+
+
+def _read_torch(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
     torch = import_torch()
     try:
         with warnings.catch_warnings():
@@ -139,7 +170,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             "get it again"
         ) from error
     try:
-        return {name: _to_numpy(t, torch) for name, t in _state(content, path, torch).items()}
+        state = _state(content, path, torch).items()
+        return {name: _to_numpy(tensor, torch) for name, tensor in state if wanted(name)}
     except (TypeError, RuntimeError) as error:  # a number format or layout that numpy has not
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
 
@@ -176,7 +208,9 @@ def _weights_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     files = sorted(
-        file for file in folder.iterdir() if file.suffix in (".safetensors", *_TORCH_SUFFIXES)
+        file
+        for file in folder.iterdir()
+        if file.suffix in (".safetensors", *_TORCH_SUFFIXES, _FLAX_SUFFIX)
     )
     if len(files) != 1:
         raise UserError(

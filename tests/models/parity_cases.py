@@ -13,7 +13,7 @@ SWIN_B = {
     "num_heads": [4, 8, 16, 32],
     "window_size": 12,
 }
-_full = pytest.mark.skipif(
+full = pytest.mark.skipif(
     os.environ.get("SSP_JAX_FULL_PARITY") != "1", reason="real size: SSP_JAX_FULL_PARITY=1"
 )
 
@@ -23,6 +23,6 @@ def cases(tiny_square: int) -> list:
     return [
         ("tiny", (tiny_square, tiny_square)),
         ("tiny", (100, 134)),
-        pytest.param("swin-b", (384, 384), marks=_full),
-        pytest.param("swin-b", (200, 264), marks=_full),
+        pytest.param("swin-b", (384, 384), marks=full),
+        pytest.param("swin-b", (200, 264), marks=full),
     ]

@@ -1,0 +1,139 @@
+"""ClipVision against transformers' class with random weights, and its input against PIL's."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from parity_cases import TOLERANCE, full
+from PIL import Image
+
+from ssp_jax.models.clip_vision import CLIP_MEAN, CLIP_STD, ClipVision, clip_input
+from ssp_jax.weights import clip_vision as tables
+from ssp_jax.weights.aavs import nested
+from ssp_jax.weights.folder import load_facts, load_weights
+from ssp_jax.weights.importing import import_weights
+from ssp_jax.weights.shapes import abstract
+from ssp_jax.weights.verify import relative_error
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "tiny": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "patch_size": 8,
+        "image_size": 40,
+    },
+    "vit-b/16": {"patch_size": 16},
+    "vit-l/14": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "patch_size": 14,
+    },
+}
+
+
+def randomise(model, seed=0):
+    """Weights that let every part matter: no zeros, unit gain, norms that are not the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim > 1 and "position" not in name:
+            noise = noise / parameter[0].numel() ** 0.5
+        elif name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "layrnorm.weight")):
+            noise = 1 + 0.2 * noise
+        else:
+            noise = 0.2 * noise
+        parameter.data.copy_(noise)
+    return model.eval()
+
+
+def our_clip(folder, **options):
+    """(tokens, pooled) and tokens after every layer of images, from a weight folder."""
+    arguments = load_facts(folder)["model"]
+    made = abstract(lambda rngs: ClipVision(**arguments, **options, rngs=rngs))
+    graphdef, _ = nnx.split(made, nnx.Param)
+    found = load_weights(folder).items()
+    params = nested({name.removeprefix(tables.ROOT): value for name, value in found})
+
+    @jax.jit
+    def run(params, images):
+        with jax.default_matmul_precision("highest"):
+            return nnx.merge(graphdef, params)(images)
+
+    return lambda images: run(params, images)
+
+
+@pytest.mark.parametrize(
+    "size",
+    ["tiny", pytest.param("vit-b/16", marks=full), pytest.param("vit-l/14", marks=full)],
+)
+def test_transformers_clip(tmp_path, size):
+    config = transformers.CLIPVisionConfig(**SIZES[size])
+    model = randomise(transformers.CLIPVisionModel(config))
+    model.save_pretrained(tmp_path / "hub")
+    facts = import_weights("clip_vision", tmp_path / "hub", tmp_path / "w")
+    assert facts["model"]["heads"] == config.num_attention_heads
+    side = config.image_size
+    images = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    tokens, pooled = our_clip(tmp_path / "w")(images)
+    errors = [
+        relative_error(tokens, theirs.last_hidden_state.numpy()),
+        relative_error(pooled, theirs.pooler_output.numpy()),
+    ]
+    print(f"{size}: {[f'{error:.1e}' for error in errors]}")
+    assert max(errors) <= TOLERANCE
+
+
+def test_whole_clip(tmp_path):
+    """The text's half is left out; recomputing layers changes nothing."""
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+    config = transformers.CLIPConfig(
+        vision_config=SIZES["tiny"], text_config=text | {"intermediate_size": 16}
+    )
+    model = randomise(transformers.CLIPModel(config))
+    model.save_pretrained(tmp_path / "hub")
+    facts = import_weights("clip_vision", tmp_path / "hub", tmp_path / "w")
+    assert {"text_model.*", "visual_projection.*", "logit_scale*"} <= facts["ignored"].keys()
+    images = np.random.default_rng(0).normal(size=(1, 40, 40, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model.vision_model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    tokens, _ = our_clip(tmp_path / "w", remat=True)(images)
+    assert relative_error(tokens, theirs.last_hidden_state.numpy()) <= TOLERANCE
+    with pytest.raises(ValueError, match="32 x 40 pixels, expected 40 x 40: see clip_input"):
+        our_clip(tmp_path / "w")(images[:, :32])
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (384, 384), (250, 171)])
+def test_input_is_that_of_clip(shape):
+    """As PIL resizes, but for what it computes with whole numbers, and rows first if cheaper."""
+    rough = np.random.default_rng(0).integers(0, 256, (2, 12, 9, 3), np.uint8)
+    frames = np.stack(
+        [np.asarray(Image.fromarray(f).resize(shape[::-1], Image.Resampling.BOX)) for f in rough]
+    )
+    ours = np.asarray(clip_input(frames)) * np.array(CLIP_STD) + np.array(CLIP_MEAN)
+    assert ours.shape == (2, 224, 224, 3)
+    bicubic = Image.Resampling.BICUBIC
+    theirs = np.stack([Image.fromarray(frame).resize((224, 224), bicubic) for frame in frames])
+    difference = np.abs(255 * ours - theirs)
+    assert difference.mean() <= 0.01
+    if shape[0] == shape[1]:
+        assert difference.max() <= 1.01
+
+
+def test_input_of_the_image_processor():
+    """A square frame as transformers prepares it: the mean, the deviation and their order."""
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    processor = transformers.CLIPImageProcessorPil()
+    theirs = processor(images=Image.fromarray(frame), return_tensors="np")["pixel_values"]
+    ours = np.moveaxis(np.asarray(clip_input(frame[None])), -1, 1)
+    difference = np.abs(ours - theirs) * 255 * min(CLIP_STD)
+    assert difference.max() <= 2.01  # of noise, a level more or less in both passes
+    assert difference.mean() <= 0.01
