@@ -92,9 +92,9 @@ class BertLayer(nnx.Module):
 class Bert(nnx.Module):
     """A bidirectional BERT that also reads vectors, and with `num_queries` is a Q-Former.
 
-    The defaults are bert-base-uncased. BLIP-2's Q-Former (Li et al. 2023, section 3.1): 32 queries,
-    cross_width 1408 (its image encoder's), cross_every 2, token_types 0. There is no dropout: the
-    networks around it have none either.
+    The defaults are bert-base-uncased (Devlin et al. 2019). BLIP-2's Q-Former (Li et al. 2023,
+    section 3.1) has 32 queries, cross_width 1408 (its image encoder's), cross_every 2 and
+    token_types 0. There is no dropout: the networks around it have none either.
 
     Args:
       vocabulary: number of words. max_length: longest text. token_types: of a pair's parts, 0 for

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ssp_jax.models.bert import Bert
-from ssp_jax.weights.shapes import abstract
+from ssp_jax.weights.shapes import abstract, param_shapes
 
 SIZES = {"vocabulary": 40, "max_length": 12, "width": 16, "layers": 1, "heads": 2, "ffn": 24}
 QFORMER = {"num_queries": 4, "cross_width": 10, "token_types": 0}
@@ -212,3 +212,9 @@ def test_refusals(options, call, message):
 def test_an_unknown_word_is_not_passed_over():
     unknown = computed(lambda model: model(np.full((1, 2), 40, np.int32)), bert())
     assert np.isnan(unknown).all()
+
+
+def test_defaults_are_bert_base():
+    """109,482,240 parameters with its pooler of 768 x 768 and a bias."""
+    shapes = param_shapes(lambda rngs: Bert(rngs=rngs))
+    assert sum(map(np.prod, shapes.values())) == 109_482_240 - 768 * 769
