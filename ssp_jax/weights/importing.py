@@ -216,7 +216,7 @@ KINDS: dict[str, Callable[..., Converted]] = {
 }
 _WITH_CONFIG = ("mask2former", "swin")
 _SIZED_BY_CONFIG = ("perceiver_flow", "bert", "qformer", "clip_vision")
-# Beginnings of names that are not read, and why: BLIP-2's language model is 30 times its Q-Former.
+# Beginnings of names that are not read, and why: a language model is far larger than a Q-Former.
 _SKIPPED = {
     "bert": bert.SKIPPED,
     "qformer": bert.QFORMER_SKIPPED,
