@@ -137,6 +137,15 @@ def _open_builder(folder: str):
     return builder
 
 
+def splits_of(folder: str | os.PathLike) -> list[str]:
+    """Names of a prepared data set's splits, as the builder wrote them.
+
+    Raises:
+      UserError: the folder is not a prepared data set.
+    """
+    return list(_open_builder(os.fspath(folder)).info.splits)
+
+
 def _scan(split: _Split) -> ClipTable:
     rows = []
     for index in range(len(split)):
@@ -214,7 +223,7 @@ class ClipSource:
         self._parts: list[_Split] = []
         for folder, split in parts:
             folder = os.path.abspath(os.fspath(folder))
-            available = list(_open_builder(folder).info.splits)
+            available = splits_of(folder)
             names = [split] if split in available else []
             names = names or sorted(name for name in available if name.startswith(f"{split}_"))
             if not names:
@@ -228,6 +237,11 @@ class ClipSource:
     def name(self) -> str:
         """Folders and splits, for messages and as a key."""
         return ", ".join(f"{part.folder}:{part.split}" for part in self._parts)
+
+    @property
+    def parts(self) -> tuple[_Split, ...]:
+        """Its splits in order: each has a folder, a split's name, a length and a fingerprint()."""
+        return tuple(self._parts)
 
     def fingerprint(self) -> str:
         """Changes when any of the splits is prepared anew."""

@@ -1,0 +1,136 @@
+"""One record of bytes for every clip of a data set: written once, in order; read in any order.
+
+A folder of ArrayRecord shards (which compress by themselves) and a note of what the records were
+made from. A shard is renamed into place when it is whole, so writing goes on where it was
+interrupted.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from array_record.python import array_record_module
+
+from ssp_jax.errors import UserError
+from ssp_jax.files import write_whole
+
+NOTE = "made_from.json"
+_LOG = logging.getLogger(__name__)
+_Value = TypeVar("_Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipStore:
+    """Records of the clips 0 .. num_clips - 1; pickles, compares as its attributes do.
+
+    Attributes:
+      folder: of the shards. num_clips: of the source. clips_per_shard: what an interruption can
+        lose; never change it for a folder.
+      what: the records, in messages. remedy: what to do where one cannot be read.
+    """
+
+    folder: Path
+    num_clips: int
+    clips_per_shard: int
+    what: str
+    remedy: str
+
+    def _shard(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.array_record"
+
+    def next_clip(self) -> int:
+        """The first clip that is not stored yet; `num_clips` when all are."""
+        for clip in range(0, self.num_clips, self.clips_per_shard):
+            if not self._shard(clip // self.clips_per_shard).exists():
+                return clip
+        return self.num_clips
+
+    def write(self, records: Iterable[bytes]) -> None:
+        """Add clips in order, from `next_clip` on; a shard appears when it is whole."""
+        clip, writer, temporary = self.next_clip(), None, None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for record in records:
+            if writer is None:
+                target = self._shard(clip // self.clips_per_shard)
+                temporary = target.with_suffix(".tmp")
+                writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+            writer.write(record)
+            clip += 1
+            if clip % self.clips_per_shard == 0 or clip == self.num_clips:
+                writer.close()
+                temporary.replace(target)
+                writer = None
+
+    def read(self, clip: int, decode: Callable[[bytes], _Value]) -> _Value:
+        """What `decode` makes of a clip's record.
+
+        Raises:
+          UserError: the shard is missing or damaged, or the record is not to be decoded.
+        """
+        path = self._shard(clip // self.clips_per_shard)
+        try:
+            # Opened for each clip (0.1 ms): a handle kept open could not go to worker processes.
+            reader = array_record_module.ArrayRecordReader(str(path))
+            try:
+                (record,) = reader.read([clip % self.clips_per_shard])
+            finally:
+                reader.close()
+            return decode(record)
+        # The last one is Pillow's, for a broken PNG header.
+        except (RuntimeError, IndexError, ValueError, OSError, EOFError, SyntaxError) as error:
+            raise UserError(
+                f"{path}: {self.what} of clip {clip} cannot be read ({error}). {self.remedy}"
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from writing; waits for one that does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOG.warning("another process writes %s: waiting for it", self.folder)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield  # closing the file, or the end of the process however it comes, unlocks
+
+
+def read_note(folder: Path) -> dict[str, Any] | None:
+    """What the records of a folder were made from; None where nothing was begun.
+
+    Raises:
+      UserError: the note is damaged.
+    """
+    path = folder / NOTE
+    try:
+        note = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Delete {folder}") from error
+    if not isinstance(note, dict):
+        raise UserError(f"{path}: expected a JSON object. Delete {folder}")
+    return note
+
+
+def write_note(folder: Path, made_from: Mapping[str, Any]) -> None:
+    """Say what a folder's records are made from, unless it is said already."""
+    if not (folder / NOTE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / NOTE, json.dumps(made_from, indent=1, sort_keys=True))
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """'size: 112 there, 64 asked for; ...', empty where the two say the same."""
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in a note
+    keys = sorted(stored.keys() | wanted.keys())
+    return "; ".join(
+        f"{key}: {stored.get(key)} there, {wanted.get(key)} asked for"
+        for key in keys
+        if stored.get(key) != wanted.get(key)
+    )
