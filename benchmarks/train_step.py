@@ -79,7 +79,7 @@ def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
         label_size=224,
         num_classes=classes,
         num_sounds=0,
-        mask_prompt=not binary,
+        reference=not binary,
     )
     batch = put_batch(mesh, batch)
     start = time.perf_counter()

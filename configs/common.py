@@ -11,9 +11,15 @@ from ssp_jax.models.sizes import SIZES
 _OF_SIZES = {key: type(value) for key, value in SIZES["base"].items() if key != "decoder_adapter"}
 _MODEL = _OF_SIZES | {
     "final_relu": bool,
-    "heard_prompt": bool,
+    "audio_visual_map": bool,
     "decoder_trains_features": bool,
     "remat": bool,
+    "vta": str,
+    "vta_visual": str,
+    "vta_stride": int,
+    "vta_into": str,
+    "clip_width": int,
+    "bert_adapters": bool,
 }
 
 
@@ -42,10 +48,19 @@ def stage(**changes) -> ConfigDict:
             "init_new": (),
             # AAVS: "replace" in stage 1, "after" in stage 2, "none"; None: the size's own.
             "decoder_adapter": placeholder(str),
-            # The mask prompt (method 3.6): "none", or the masks that stage 1 predicts. In training
-            # it is the ground truth or the prediction with these probabilities, else empty.
-            # stage1: the stage's folder, where it is not of this run.
-            "prompt": {"source": "none", "stage1": "", "truth": 1.0, "predicted": 0.0},
+            # The mask prompt (method 3.6, 4.2). source: "none", or what stands for the reference R
+            # when predicting: "stage1" (its masks; stage1: its folder, where it is not of this
+            # run), "self" (a first pass), "heard" (the audio-visual map), "flow" (nothing), or
+            # "truth", which only shows what a perfect reference would be worth. In
+            # training R is the ground truth or that with these probabilities, else empty.
+            # premask: the prompt is the pre-mask of flow mask and R, not R itself.
+            "prompt": {
+                "source": "none",
+                "premask": False,
+                "stage1": "",
+                "truth": 1.0,
+                "predicted": 0.0,
+            },
             "batch_size": 16,  # frames per step, over all devices
             "steps": 1000,
             "eval_every": 250,
@@ -54,7 +69,8 @@ def stage(**changes) -> ConfigDict:
             "phases": "all",
             "phase1": {"share": 0.5, "lr": 1e-3, "rates": AAVS_PHASE_1},
             "phase2": {"lr": 1e-4, "rates": AAVS_PHASE_2},
-            "criterion": {"num_points": 12544},
+            # post_mask (method 4.3): "none", "shared", "head" or "within_flow".
+            "criterion": {"num_points": 12544, "post_mask": "none", "post_mask_weight": 10.0},
             # Weights of auxiliary losses (ours): classes of the sound, a dense audio-visual map,
             # an audio-visual contrast. 0 is AAVS.
             "listen": {"sounds": 0.0, "map": 0.0, "contrast": 0.0},
@@ -109,6 +125,31 @@ def base() -> ConfigDict:
                     "saturation": 0.0,
                     "foreign_sound": 0.0,
                 },
+            },
+            # Optical flow of neighbouring frames, estimated once and kept beside the prepared
+            # data, and the flow mask M_O that is read from it (ssp_jax/flow/mask.py).
+            "flow": {
+                "estimator": "dis",  # or "perceiver", with its weight folder
+                "weights": "",
+                "size": 112,
+                "threshold": "mad",  # or "nonzero", "otsu"
+                "camera": "affine",  # or "none", "median", "homography"
+                "smoothing": "min",  # or "mean"
+                "floor": 0.015,
+                "deviations": 3.0,
+                "despeckle": 5,
+            },
+            # Texts, read where config.model.vta is not "none". file: JSON as
+            # `python -m ssp_jax.prompts` writes it; empty: those of the data set itself.
+            # tokeniser: folder, file or hub name of BERT's vocabulary; empty: one of the built-in
+            # benchmark's own words. vary: "clean", or for ablations "empty", "shuffled", "noisy"
+            # (a share `noise` of the words).
+            "texts": {
+                "file": "",
+                "tokeniser": "",
+                "max_length": 64,
+                "vary": "clean",
+                "noise": 0.5,
             },
             # A size of ssp_jax/models/sizes.py; a number given here replaces the size's own.
             "model": {"size": "base"} | {key: placeholder(kind) for key, kind in _MODEL.items()},
@@ -167,6 +208,7 @@ def small(config: ConfigDict) -> ConfigDict:
 
 SMALL_STAGE = {
     "num_queries": 10,
+    "prompt": {"source": "heard", "truth": 0.0, "predicted": 1.0},
     "batch_size": 16,
     "criterion": {"num_points": 1024},
     "listen": {"sounds": 1.0, "map": 10.0, "contrast": 0.2},

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LOG_MEL_FRAMES, LOG_MEL_BANDS = 96, 64  # one VGGish window: 0.96 s
+PROMPTS = ("reference", "own_reference", "flow_mask", "text_ids", "text_types", "text_mask")
 
 
 @jax.tree_util.register_dataclass
@@ -30,8 +31,14 @@ class AVBatch:
       second: position of the frame in its clip, 0-based.
       sounds: multi-hot over S sound classes heard in this clip or second (S may be 0).
       sounds_known: False where the data set does not say what sounds (MS3).
-      mask_prompt: where it sounds, 0..255 for 0..1, at the scored size (method 3.6); None for
-        models without, so that it costs them nothing.
+
+    What prompts the network is None for models without, so that it costs them nothing:
+      reference: where it sounds as far as that is known beforehand (R of method 4.2, or the prompt
+        of 3.6 itself), 0..255 for 0..1, at the scored size.
+      own_reference: the network's own first guess takes the place of the slot's reference.
+      flow_mask: where something moves (M_O of method 4.1), 0 or 255, at the scored size.
+      text_ids, text_types, text_mask: the clip's two texts as a BERT pair of L tokens; the mask is
+        True at tokens, False at padding.
     """
 
     frames: UInt8[Array, "N H W 3"]
@@ -43,16 +50,26 @@ class AVBatch:
     second: Int[Array, " N"]
     sounds: Float[Array, "N S"]
     sounds_known: Bool[Array, " N"]
-    mask_prompt: UInt8[Array, "N h w"] | None = None
+    reference: UInt8[Array, "N h w"] | None = None
+    own_reference: Bool[Array, " N"] | None = None
+    flow_mask: UInt8[Array, "N h w"] | None = None
+    text_ids: Int[Array, "N L"] | None = None
+    text_types: Int[Array, "N L"] | None = None
+    text_mask: Bool[Array, "N L"] | None = None
 
     def normalised(self) -> Float[Array, "N H W 3"]:
         """Frames as float32 with ImageNet mean and deviation (method 3.5)."""
         scaled = self.frames.astype(jnp.float32) / 255.0
         return (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
-    def prompt(self) -> Float[Array, "N h w"] | None:
-        """The mask prompt in [0, 1], or None."""
-        return None if self.mask_prompt is None else self.mask_prompt.astype(jnp.float32) / 255.0
+    def prompts(self) -> dict[str, Array]:
+        """The prompts that the batch has, as keyword arguments of `SSP`; maps in [0, 1]."""
+        given = {name: getattr(self, name) for name in PROMPTS}
+        return {
+            name: value.astype(jnp.float32) / 255.0 if value.dtype == jnp.uint8 else value
+            for name, value in given.items()
+            if value is not None
+        }
 
 
 def fake_batch(
@@ -62,10 +79,15 @@ def fake_batch(
     label_size: int = 56,
     num_classes: int = 2,
     num_sounds: int = 3,
-    mask_prompt: bool = False,
+    reference: bool = False,
+    flow_mask: bool = False,
+    text_length: int = 0,
     seed: int = 0,
 ) -> AVBatch:
-    """A random, valid batch (host arrays) with one rectangle of a random class per frame."""
+    """A random, valid batch (host arrays) with one rectangle of a random class per frame.
+
+    The reference, where asked for, is the rectangle; the flow mask its left half of the image.
+    """
     rng = np.random.default_rng(seed)
     labels = np.zeros((num_frames, label_size, label_size), np.uint8)
     for label in labels:
@@ -73,7 +95,21 @@ def fake_batch(
         label[top : top + label_size // 3, left : left + label_size // 3] = rng.integers(
             1, num_classes
         )
+    prompts = {}
+    if reference:
+        prompts["reference"] = np.uint8(255) * (labels > 0)
+        prompts["own_reference"] = np.zeros(num_frames, bool)
+    if flow_mask:
+        prompts["flow_mask"] = np.uint8(255) * (labels > 0)
+        prompts["flow_mask"][:, :, label_size // 2 :] = 0
+    if text_length:
+        lengths = rng.integers(3, text_length + 1, (num_frames, 1))
+        place = np.arange(text_length)
+        prompts["text_mask"] = place < lengths
+        prompts["text_ids"] = rng.integers(5, 20, (num_frames, text_length)).astype(np.int32)
+        prompts["text_types"] = (place >= lengths // 2).astype(np.int32)
     return AVBatch(
+        **prompts,
         frames=rng.integers(0, 256, (num_frames, frame_size, frame_size, 3), dtype=np.uint8),
         log_mel=rng.normal(-2, 1.5, (num_frames, 96, 64)).astype(np.float32),
         labels=labels,
@@ -83,5 +119,4 @@ def fake_batch(
         second=(np.arange(num_frames) % 5).astype(np.int32),
         sounds=rng.integers(0, 2, (num_frames, num_sounds)).astype(np.float32),
         sounds_known=np.ones(num_frames, bool),
-        mask_prompt=np.uint8(255) * (labels > 0) if mask_prompt else None,
     )

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -59,6 +59,7 @@ class Stage1Masks:
             "frame_size": self.stage.spec.frame_size,
             "size": self.size,
             "model": self.model_id,
+            "reads": self.stage.reads(),
             "trained_in": str(self.stage.folder),
         }
         known = {key: value for key, value in facts.items() if key != "trained_in"}
@@ -115,15 +116,17 @@ class Stage1Masks:
         return predict
 
 
-def prompt_by(first: Stage, params: dict, stage: Stage) -> None:
+def prompt_by(
+    first: Stage, params: dict, stage: Stage, uses: Sequence[str] = ("train", "val", "test")
+) -> None:
     """Let `stage` be prompted by what `first`, trained to `params`, predicts.
 
-    The masks of all its data sets are predicted now, those under other sounds when they are asked
-    for.
+    The masks of its data sets for these `uses` are predicted now, others, and those under other
+    sounds, when they are asked for.
     """
     folder = Path(stage.config.prepared_dir) / "stage1_masks"
     stage.masks_of = Stage1Masks(first, params, folder, stage.spec.label_size).store
-    for words in (word for sets in stage.words.values() for word in sets.values()):
+    for words in (word for use in uses for word in stage.words[use].values()):
         stage.masks_of(words, "own")
 
 

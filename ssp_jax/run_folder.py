@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.losses.post_mask import READINGS
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.optim import make_schedule
 from ssp_jax.phases import plan_phases
@@ -15,7 +16,7 @@ from ssp_jax.protocols import get_protocol
 from ssp_jax.train_step import DTYPES
 
 STAGES = ("avs", "avss")  # in the order they run
-PROMPT_SOURCES = ("none", "stage1")
+PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
 def stage_names(config: ConfigDict) -> list[str]:
@@ -60,7 +61,22 @@ def check_config(config: ConfigDict) -> None:
                 f"config.{name}.prompt: truth={prompt.truth} and predicted={prompt.predicted} are "
                 "probabilities of two of three cases: expected 0 or more each, 1 at most together"
             )
-    if names == ["avs"] and config.avs.prompt.source == "stage1":
+        if prompt.source == "flow" and not prompt.premask:
+            raise UserError(
+                f"config.{name}.prompt.source=flow: a prompt from flow alone is a pre-mask; set "
+                f"config.{name}.prompt.premask=True"
+            )
+        if prompt.source == "none" and prompt.premask:
+            raise UserError(
+                f"config.{name}.prompt.premask=True: needs config.{name}.prompt.source, which says "
+                "what stands for the ground truth in prediction: flow, self, heard or stage1"
+            )
+        if config[name].criterion.post_mask not in READINGS:
+            raise UserError(
+                f"config.{name}.criterion.post_mask={config[name].criterion.post_mask!r}: expected "
+                f"one of {', '.join(READINGS)}"
+            )
+    if "avs" in names and config.avs.prompt.source == "stage1":
         raise UserError("config.avs.prompt.source: the first stage has none before it; use none")
 
 

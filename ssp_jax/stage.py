@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,20 +11,21 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssp_jax.batch import AVBatch
 from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets, read_spec, scored_word
 from ssp_jax.data.mask_store import MaskStore
 from ssp_jax.data.pipeline import Batches, eval_batches, train_batches
-from ssp_jax.data.reader import FrameCache, FrameReader
+from ssp_jax.data.reader import Beside, FrameCache
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
-from ssp_jax.evaluators.pictures import save_picture
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
-from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
 from ssp_jax.init_from import initial_params
 from ssp_jax.models.network import TrainedNetwork
+from ssp_jax.models.sizes import SIZES
+from ssp_jax.models.ssp import OWN_REFERENCES
 from ssp_jax.phases import Phase, make_phases
+from ssp_jax.prompts.tokeniser import check_vocabulary
 from ssp_jax.protocols import get_protocol
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.summary import parameter_table
@@ -33,6 +34,15 @@ from ssp_jax.train_state import TrainState, split_model
 from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train_step
 from ssp_jax.writers import MetricsWriter
 
+# config.<stage>.prompt.source -> what the reference is in prediction, see `FrameReader.read`.
+_REFERENCES = {
+    "none": "empty",
+    "flow": "empty",
+    "stage1": "stage1",
+    "self": "own",
+    "heard": "own",
+    "truth": "truth",
+}
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,6 +67,7 @@ class Stage:
 
     Attributes:
       config: the run's. name: 'avs' or 'avss', a key of it. folder: of this stage's files.
+      companions: flow masks and texts of the run's clips; of this stage's alone, if not given.
       masks_of: (words, sounds) -> the masks that stage 1 predicted for these clips, where this
         stage is prompted with them; to be set before training and scoring.
     """
@@ -65,19 +76,31 @@ class Stage:
     name: str
     data: DataSets
     folder: Path
+    companions: Companions | None = None
     masks_of: Callable[[str, str], MaskStore] | None = None
 
     def __post_init__(self):
         config, stage = self.config, self.config[self.name]
         self.stage, self.binary = stage, self.name == "avs"
         self.words = stage_words(config, self.name)
+        if self.companions is None:
+            words = [word for sets in self.words.values() for word in sets.values()]
+            self.companions = Companions(config, self.data, words)
         self.prompted = stage.prompt.source != "none"
+        self.reads_texts = (config.model.vta or "none") != "none"
+        self.flow_used = stage.prompt.premask or stage.criterion.post_mask != "none"
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
         self.protocol = get_protocol(config.protocol)
         self.mesh: Mesh = make_mesh(config.mesh.fsdp)
         self.spec = read_spec(
-            config, self.data, self.protocol, binary=self.binary, mask_prompt=self.prompted
+            config,
+            self.data,
+            self.protocol,
+            binary=self.binary,
+            reference=self.prompted,
+            flow_mask=self.flow_used,
+            text_length=self.config.texts.max_length if self.reads_texts else 0,
         )
         self.cache = FrameCache(config.data.cache_mb * 2**20)
         self.evaluator = SegmentationEvaluator(self.protocol, self.binary, self.num_classes)
@@ -89,6 +112,16 @@ class Stage:
         if stage.decoder_adapter is not None:
             overrides["decoder_adapter"] = stage.decoder_adapter
 
+        if self.reads_texts:
+            self._fit_bert(overrides)
+        source = stage.prompt.source
+        prompts = {
+            "mask_prompt": self.prompted,
+            "premask": stage.prompt.premask,
+            "own_reference": source if source in OWN_REFERENCES else "none",
+            "post_mask_head": stage.criterion.post_mask == "head",
+        }
+
         def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
             return TrainedNetwork(
                 self.num_classes,
@@ -96,7 +129,7 @@ class Stage:
                 num_queries=stage.num_queries,
                 num_sounds=len(self.data.sound_names),
                 listen=stage.listen,
-                overrides=overrides | {"mask_prompt": self.prompted},
+                overrides=overrides | prompts,
                 rngs=rngs,
             )
 
@@ -114,6 +147,21 @@ class Stage:
         )
         self.predict = self.make_predict(self.spec.label_size)
 
+    def _fit_bert(self, overrides: dict) -> None:
+        """The vocabulary is that of the tokeniser, unless the size or the config has its own."""
+        config, tokeniser = self.config, self.companions.tokeniser
+        given = SIZES[config.model.size] | overrides
+        if "bert_vocabulary" in given:
+            check_vocabulary(tokeniser, given["bert_vocabulary"], "config.model.bert_vocabulary")
+        overrides.setdefault(
+            "bert_vocabulary", given.get("bert_vocabulary", tokeniser.vocabulary_size)
+        )
+        if given["bert_length"] < config.texts.max_length:
+            raise UserError(
+                f"config.texts.max_length={config.texts.max_length}: BERT has positions for "
+                f"{given['bert_length']} tokens (config.model.bert_length)"
+            )
+
     def make_predict(self, size: int) -> Callable:
         """`train_step.make_predict` at another scored size."""
         return make_predict(
@@ -124,6 +172,24 @@ class Stage:
         """A host batch on the devices."""
         return put_batch(self.mesh, batch)
 
+    def reads(self) -> dict:
+        """Of the config what decides on the inputs of a prediction, besides frames and sounds."""
+        prompt, config = self.stage.prompt, self.config
+        reads = {"source": prompt.source, "premask": prompt.premask}
+        if self.flow_used:
+            reads["flow"] = config.flow.to_dict()
+        if self.spec.text_length:
+            reads["texts"] = config.texts.to_dict()
+        return reads
+
+    def beside(self, words: str, sounds: str) -> Beside:
+        """What lies beside the clips of 'benchmark:split' words; made where it is not there yet."""
+        return Beside(
+            masks=self.masks_of(words, sounds) if self.stage.prompt.source == "stage1" else None,
+            flow_masks=self.companions.flow_masks(words) if self.flow_used else None,
+            texts=self.companions.texts(words) if self.spec.text_length else None,
+        )
+
     def batches(self, words: str, sounds: str = "own") -> Batches:
         """Evaluation batches of 'benchmark:split' words; `sounds` as in `eval_batches`."""
         return eval_batches(
@@ -131,7 +197,8 @@ class Stage:
             self.spec,
             batch_size=self.stage.batch_size,
             sounds=sounds,
-            masks=self.masks_of(words, sounds) if self.prompted else None,
+            beside=self.beside(words, sounds),
+            reference=_REFERENCES[self.stage.prompt.source],
             seed=self.config.seed,
             num_workers=self.config.data.num_workers,
             cache=self.cache,
@@ -234,8 +301,8 @@ class Stage:
             seed=config.seed,
             augment=Augment(**config.data.augment.to_dict()),
             frames_per_clip=config.data.frames_per_clip or None,
-            masks=self.masks_of(words, "own") if self.prompted else None,
-            prompts=(prompt.truth, prompt.predicted),
+            beside=self.beside(words, "own"),
+            references=(prompt.truth, prompt.predicted),
             num_workers=config.data.num_workers,
             cache=self.cache,
             process_index=jax.process_index(),
@@ -279,57 +346,6 @@ class Stage:
             return params
         _LOG.info("%s: best validation at step %d", self.name, checkpoints.best_step())
         return checkpoints.restore_best(params, self.shardings.params)
-
-    def evaluate(self, params: dict) -> Iterator[tuple[str, dict]]:
-        """Scores of every test set: (name, {"miou", "fscore", "foreign_sounds": {...}, ...})."""
-        for name, words in self.words["test"].items():
-            result = self.score(params, words)
-            if len(self.data.source(words)) > 1:  # else there is no other sound
-                result["foreign_sounds"] = self.score(params, words, "foreign")
-            result |= self._trivial(words)
-            with self.batches(words) as batches:
-                save_picture(
-                    self.folder / f"{name}.png",
-                    next(batches),
-                    lambda batch: np.asarray(self.predict(params, self.put(batch))).argmax(1),
-                    self.class_names,
-                )
-            yield name, result
-
-    def _trivial(self, words: str) -> dict[str, dict[str, float]]:
-        """Predictors that hear nothing, where the data set knows all visible objects."""
-        source = self.data.source(words)
-        if "objects" not in source[0].maps:
-            return {}
-        frequent = 1 if self.binary else self._frequent_class()
-        reader, states = FrameReader(source, self.spec, self.cache), {}
-        with self.batches(words) as batches:
-            for batch in batches:
-                maps = {name: _maps(reader, batch, name) for name in ("objects", "moving")}
-                if self.binary:
-                    maps["objects"] = (maps["objects"] > 0).astype(np.uint8)
-                predictions = trivial_predictions(
-                    **maps, num_classes=self.num_classes, frequent_class=frequent
-                )
-                for name, prediction in predictions.items():
-                    state = self.evaluator.score_labels(prediction, batch)
-                    states[name] = states[name].merge(state) if name in states else state
-        return {name: dict(self.evaluator.results(state)) for name, state in states.items()}
-
-    def _frequent_class(self) -> int:
-        train = self.data.source(self.words["train"]["train"])
-        with eval_batches(train, self.spec, batch_size=self.stage.batch_size) as batches:
-            maps = (next(batches).labels for _ in range(min(20, len(batches))))
-            return most_frequent_class(maps, num_classes=self.num_classes)
-
-
-def _maps(reader: FrameReader, batch: AVBatch, name: str) -> np.ndarray:
-    """A further map of every slot, zeros in empty ones; each clip is read once."""
-    maps = np.zeros_like(batch.labels)
-    for clip in np.unique(batch.clip[batch.valid]):
-        slots = np.flatnonzero(batch.clip == clip)
-        maps[slots] = reader.maps(int(clip), name, batch.second[slots].tolist())
-    return maps
 
 
 def _shown(names: list[str]) -> str:

@@ -35,9 +35,10 @@ def _cast(tree, dtype):
 
 def _run_network(graphdef: nnx.GraphDef, params: dict, batch: AVBatch, dtype: str):
     """(model, predictions, aux): the network computed in `dtype`, its results in float32."""
-    inputs = (batch.normalised(), batch.log_mel, batch.prompt())
     model = nnx.merge(graphdef, _cast(params, DTYPES[dtype]))
-    return model, *_cast(model.network(*_cast(inputs, DTYPES[dtype])), jnp.float32)
+    inputs = _cast((batch.normalised(), batch.log_mel), DTYPES[dtype])
+    prompts = _cast(batch.prompts(), DTYPES[dtype])
+    return model, *_cast(model.network(*inputs, **prompts), jnp.float32)
 
 
 def make_loss(
@@ -69,6 +70,8 @@ def make_loss(
             num_classes=num_classes,
             max_targets=max_targets,
             key=key,
+            flow_mask=batch.prompts().get("flow_mask"),
+            post_mask_logits=aux.get("post_mask_logits"),
             **criterion,
         )
         parts = {f"loss/{name}": value for name, value in parts.items()}

@@ -25,7 +25,7 @@ def aavs_config(prepared, folder):
     stage.init_new, stage.eval_first = ("adapter/", "sound_classifier", "audio_visual_map"), True
     stage.optim.muon_lr = 0.0
     stage.listen.update({"sounds": 0.0, "map": 0.0, "contrast": 0.0})
-    config.model.heard_prompt, config.model.decoder_trains_features = False, True
+    config.model.audio_visual_map, config.model.decoder_trains_features = False, True
     return config
 
 
@@ -59,7 +59,7 @@ def start(prepared, tmp_path_factory):
     """A folder with the weights of an untrained stage, without adapters in its encoder."""
     folder = tmp_path_factory.mktemp("start")
     config = get_config(prepared)
-    config.model.heard_prompt, config.model.decoder_trains_features = False, True
+    config.model.audio_visual_map, config.model.decoder_trains_features = False, True
     stage = make_stage(config, folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save_best(0, stage.phases[0].states.new(jax.random.key(5)).params, 0.0)

@@ -92,8 +92,8 @@ def test_stepping_stones_scores_other_clips_of_other_masks():
 )
 def test_a_run_reads_at_the_sizes_of_its_protocol(name, binary, own_input, scored, rule):
     config, data = s4.get_config("paper"), DataSets({}, ("background", "x"), ())
-    spec = read_spec(config, data, get_protocol(name), binary=binary, mask_prompt=False)
+    spec = read_spec(config, data, get_protocol(name), binary=binary)
     assert (spec.frame_size, spec.label_size, spec.label_rule) == (384, scored, rule)
     config.data.frame_size = 0
-    spec = read_spec(config, data, get_protocol(name), binary=binary, mask_prompt=False)
+    spec = read_spec(config, data, get_protocol(name), binary=binary)
     assert spec.frame_size == own_input

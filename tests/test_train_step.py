@@ -20,7 +20,7 @@ TINY = {
     "adapters": True,
     "decoder_adapter": "after",
     "mask_prompt": True,
-    "heard_prompt": False,
+    "audio_visual_map": False,
     "decoder_trains_features": True,
 }
 
@@ -52,7 +52,7 @@ def losses(graphdef, **settings):
 
 
 def example_batch():
-    return fake_batch(4, num_classes=5, num_sounds=0, mask_prompt=True)
+    return fake_batch(4, num_classes=5, num_sounds=0, reference=True)
 
 
 def test_bfloat16_computes_the_same_with_float32_parameters():
@@ -82,8 +82,8 @@ def test_bfloat16_reaches_every_matrix_product():
     sounds = jax.ShapeDtypeStruct((2, 96, 64), jnp.bfloat16)
     prompt = jax.ShapeDtypeStruct((2, 56, 56), jnp.bfloat16)
 
-    def run(params, *inputs):
-        return nnx.merge(graphdef, params).network(*inputs)
+    def run(params, frames, sounds, prompt):
+        return nnx.merge(graphdef, params).network(frames, sounds, reference=prompt)
 
     predictions, aux = jax.eval_shape(run, params, frames, sounds, prompt)
     results = jax.tree.leaves((predictions, aux["layers"], aux["backbone"], aux["mask_features"]))
@@ -108,7 +108,7 @@ def test_a_compiled_step_refuses_other_shapes(caplog):
     assert len(caplog.messages) == 1
     assert "GB a device" in caplog.messages[0]
     with pytest.raises(TypeError):
-        step(state, fake_batch(8, num_classes=5, num_sounds=0, mask_prompt=True), jax.random.key(1))
+        step(state, fake_batch(8, num_classes=5, num_sounds=0, reference=True), jax.random.key(1))
 
 
 def test_prediction_reads_the_prompt():
@@ -118,7 +118,7 @@ def test_prediction_reads_the_prompt():
     shardings = jax.tree.map(lambda _: jax.sharding.NamedSharding(mesh, jax.P()), params)
     predict = make_predict(graphdef, mesh, shardings, 32)
     prompted = predict(params, batch)
-    batch.mask_prompt[:] = 0
+    batch.reference[:] = 0
     assert prompted.shape == (4, 5, 32, 32)
     assert np.any(np.asarray(prompted) != np.asarray(predict(params, batch)))
 

@@ -96,16 +96,16 @@ def open_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
 
 
 def read_spec(
-    config: ConfigDict, data: DataSets, protocol: Protocol, *, binary: bool, mask_prompt: bool
+    config: ConfigDict, data: DataSets, protocol: Protocol, *, binary: bool, **prompts
 ) -> ReadSpec:
-    """How a stage of this run reads clips, at the protocol's sizes; see `ReadSpec`."""
+    """How a stage of this run reads clips, at the protocol's sizes; prompts as in `ReadSpec`."""
     input_size = protocol.binary_input_size if binary else protocol.semantic_input_size
     return ReadSpec(
         frame_size=config.data.frame_size or input_size,
         label_size=protocol.binary_score_size if binary else protocol.semantic_score_size,
         label_rule=protocol.binary_target_resize if binary else protocol.semantic_target_resize,
         binary=binary,
-        mask_prompt=mask_prompt,
+        **prompts,
         sound_names=data.sound_names,
         sounds_from=config.data.sounds_from,
         class_names=data.class_names if config.data.sounds_from == "labels" else (),

@@ -14,16 +14,15 @@ import numpy as np
 from absl import flags
 
 from ssp_jax.batch import AVBatch
-from ssp_jax.data.mask_store import MaskStore
 from ssp_jax.data.order import EvalOrder, TrainOrder, Visit
-from ssp_jax.data.reader import FrameCache, FrameReader, Prompt, ReadSpec, Slots
+from ssp_jax.data.reader import Beside, FrameCache, FrameReader, ReadSpec, Reference, Slots
 from ssp_jax.data.sounds import foreign_clips, lender_for, table_sounds
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 
 # Streams of random numbers, apart from those of `order`.
-_GEOMETRY, _COLOUR, _SOUND, _PROMPT = 2, 3, 4, 5
+_GEOMETRY, _COLOUR, _SOUND, _REFERENCE = 2, 3, 4, 5
 
 
 def frames_per_epoch(
@@ -42,8 +41,8 @@ def train_batches(
     augment: Augment | None = None,
     annotated_only: bool = True,
     frames_per_clip: int | None = None,
-    masks: MaskStore | None = None,
-    prompts: tuple[float, float] = (1.0, 0.0),
+    beside: Beside | None = None,
+    references: tuple[float, float] = (1.0, 0.0),
     num_workers: int = 0,
     num_threads: int = 2,
     cache: FrameCache | None = None,
@@ -61,9 +60,10 @@ def train_batches(
       batch_size: slots a step over all processes.
       annotated_only: only frames with labels; else also the others, with annotated = False.
       frames_per_clip: so many random frames of a clip a visit (less correlated batches), or all.
-      masks: what stage 1 predicted for the same source, for `prompts`.
-      prompts: probabilities that a visit's mask prompt (`ReadSpec.mask_prompt`) is the ground truth
-        or the mask that stage 1 predicted; else it is empty.
+      beside: flow masks, texts and what stage 1 predicted, of the same source.
+      references: probabilities that a visit's reference (`ReadSpec.reference`) is the ground truth
+        or a prediction: stage 1's where `beside` has its masks, else the network's own; else it is
+        empty.
       num_workers: processes that decode; 0: `num_threads` threads in this one.
       cache: where decoded frames are kept; used without workers only. May be shared with others.
 
@@ -75,9 +75,9 @@ def train_batches(
         from the iterator: an image cannot be decoded.
     """
     order = TrainOrder(_counts(source, annotated_only), seed, frames_per_clip)
-    reader = FrameReader(source, spec, cache if num_workers == 0 else None, masks)
+    reader = FrameReader(source, spec, cache if num_workers == 0 else None, beside)
     share = _Share(batch_size, process_index, process_count)
-    make = _TrainBatch(reader, order, share, augment or Augment(), prompts, seed)
+    make = _TrainBatch(reader, order, share, augment or Augment(), references, seed)
     return Batches(make, sys.maxsize, num_workers, num_threads)
 
 
@@ -87,7 +87,8 @@ def eval_batches(
     *,
     batch_size: int,
     sounds: Literal["own", "foreign", "silence"] = "own",
-    masks: MaskStore | None = None,
+    beside: Beside | None = None,
+    reference: Reference = "empty",
     seed: int = 0,
     annotated_only: bool = True,
     num_workers: int = 0,
@@ -104,8 +105,8 @@ def eval_batches(
     Args:
       sounds: own; foreign: each clip hears another clip of the source, of other classes where
         possible, a fixed permutation by `seed`; silence. Labels are always the clip's own.
-      masks: what stage 1 predicted for the same source and sounds: the mask prompts, where slots
-        have them; without, prompts are empty.
+      beside: flow masks, texts and what stage 1 predicted, of the same source (and sounds).
+      reference: of every slot that has one, see `FrameReader.read`.
 
     Raises:
       UserError: an unknown choice of sounds, foreign sounds with fewer than two clips, a batch size
@@ -119,9 +120,9 @@ def eval_batches(
             raise UserError(f"{source.name}: foreign sounds need two clips, got {len(source)}")
         lenders = foreign_clips(table_sounds(source.table.category, spec.sound_names)[0], seed)
     order = EvalOrder(_counts(source, annotated_only))
-    reader = FrameReader(source, spec, cache if num_workers == 0 else None, masks)
+    reader = FrameReader(source, spec, cache if num_workers == 0 else None, beside)
     share = _Share(batch_size, process_index, process_count)
-    make = _EvalBatch(reader, order, share, lenders, sounds == "silence")
+    make = _EvalBatch(reader, order, share, lenders, sounds == "silence", reference)
     return Batches(make, -(-order.epoch_size // batch_size), num_workers, num_threads)
 
 
@@ -252,9 +253,9 @@ def _pack(reader: FrameReader, size: int, parts: Sequence[Slots]) -> Slots:
 class _TrainBatch:
     """Batch number -> slots."""
 
-    def __init__(self, reader, order: TrainOrder, share: _Share, augment, prompts, seed: int):
+    def __init__(self, reader, order: TrainOrder, share: _Share, augment, references, seed: int):
         self._reader, self._order, self._share = reader, order, share
-        self._augment, self._prompts, self._seed = augment, prompts, seed
+        self._augment, self._references, self._seed = augment, references, seed
         self._classes = self._known = None
         if augment.foreign_sound > 0:
             self._classes, self._known = table_sounds(
@@ -269,6 +270,7 @@ class _TrainBatch:
     def _read(self, visit: Visit) -> Slots:
         augment = self._augment
         lender, silent = self._other_sound(visit)
+        own_sound = not silent and lender is None
         return self._reader.read(
             visit.clip,
             visit.seconds,
@@ -276,15 +278,22 @@ class _TrainBatch:
             silent=silent,
             geometry=augment.geometry(self._rng(visit, _GEOMETRY)),
             colour=augment.colour(self._rng(visit, _COLOUR)),
-            unlabelled=silent or lender is not None,
-            # What stage 1 predicted is an answer to the clip's own sound.
-            prompt="empty" if silent or lender is not None else self._prompt(visit),
+            unlabelled=not own_sound,
+            reference=self._reference(visit, own_sound),
+            texts=own_sound,
         )
 
-    def _prompt(self, visit: Visit) -> Prompt:
-        truth, stage1 = self._prompts
-        drawn = self._rng(visit, _PROMPT).random()
-        return "truth" if drawn < truth else "stage1" if drawn < truth + stage1 else "empty"
+    def _reference(self, visit: Visit, own_sound: bool) -> Reference:
+        truth, predicted = self._references
+        drawn = self._rng(visit, _REFERENCE).random()
+        if drawn < truth:
+            return "truth"
+        if drawn >= truth + predicted:
+            return "empty"
+        if self._reader.beside.masks is None:
+            return "own"
+        # What stage 1 predicted, like the texts, is about the clip's own sound.
+        return "stage1" if own_sound else "empty"
 
     def _rng(self, visit: Visit, stream: int) -> np.random.Generator:
         # By epoch and clip, not by batch: a clip that straddles two batches is varied alike.
@@ -301,10 +310,9 @@ class _TrainBatch:
 class _EvalBatch:
     """Batch number -> slots, the last ones padded."""
 
-    def __init__(self, reader, order: EvalOrder, share: _Share, lenders, silent: bool):
+    def __init__(self, reader, order: EvalOrder, share: _Share, lenders, silent: bool, reference):
         self._reader, self._order, self._share = reader, order, share
-        self._lenders, self._silent = lenders, silent
-        self._prompt = "empty" if reader.masks is None else "stage1"
+        self._lenders, self._silent, self._reference = lenders, silent, reference
 
     def __call__(self, number: int) -> Slots:
         start = self._share.start(number)
@@ -314,7 +322,7 @@ class _EvalBatch:
                 visit.seconds,
                 lender=None if self._lenders is None else int(self._lenders[visit.clip]),
                 silent=self._silent,
-                prompt=self._prompt,
+                reference=self._reference,
             )
             for visit in self._order.visits(start, start + self._share.size)
         ]

@@ -7,17 +7,16 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from ssp_jax.data import log_mel, sounds, transforms
-from ssp_jax.data.mask_store import MaskStore
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
 
-Prompt = Literal["truth", "stage1", "empty"]
+Reference = Literal["truth", "stage1", "own", "empty"]
 Slots = dict[str, np.ndarray]  # AVBatch's fields by name, for a number of slots
 
 
@@ -34,7 +33,8 @@ class ReadSpec:
       sounds_from: category (of the clip) or labels (classes of the annotated frame; semantic data).
       class_names: name of each class index, background first; needed for sounds_from = labels.
       short_audio: `log_mel.windows_for_frames`.
-      mask_prompt: slots have a mask prompt (method 3.6).
+      reference: slots have a reference (method 3.6, 4.2). flow_mask: slots have a flow mask.
+      text_length: L, tokens of a clip's texts; 0 for slots without.
     """
 
     frame_size: int
@@ -45,7 +45,9 @@ class ReadSpec:
     sounds_from: Literal["category", "labels"] = "category"
     class_names: tuple[str, ...] = ()
     short_audio: log_mel.ShortAudio = "repeat"
-    mask_prompt: bool = False
+    reference: bool = False
+    flow_mask: bool = False
+    text_length: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "sound_names", tuple(self.sound_names))
@@ -66,6 +68,27 @@ class ReadSpec:
             raise UserError(
                 f"short_audio: expected repeat, silence or zeros, got {self.short_audio!r}"
             )
+
+
+class ClipMaps(Protocol):
+    """Maps of every frame of a clip, by the clip's index; comparable, so that it can be a key."""
+
+    def read(self, clip: int) -> UInt8[np.ndarray, "frames h w"]:
+        """0..255."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """What lies beside a source's clips, in their order; None where a run has no use for it.
+
+    Attributes:
+      masks: what stage 1 predicted, maps of the annotated frames. flow_masks: M_O, of all frames.
+      texts: 'text_ids', 'text_types', 'text_mask', a row a clip and a last one for "no text".
+    """
+
+    masks: ClipMaps | None = None
+    flow_masks: ClipMaps | None = None
+    texts: dict[str, np.ndarray] | None = None
 
 
 class FrameCache:
@@ -103,12 +126,13 @@ class FrameReader:
         source: ClipSource,
         spec: ReadSpec,
         cache: FrameCache | None = None,
-        masks: MaskStore | None = None,
+        beside: Beside | None = None,
     ):
-        """`masks`: of the same source, where prompts may be those of stage 1."""
-        self.source, self.spec, self._cache, self.masks = source, spec, cache, masks
+        """`beside`: of the same source; what it lacks is empty in the slots."""
+        self.source, self.spec, self._cache = source, spec, cache
+        self.beside = beside or Beside()
         self.table = source.table
-        self._key = source.name, spec, masks
+        self._key = source.name, spec
 
     def __getstate__(self):
         return {**vars(self), "_cache": None}
@@ -123,7 +147,8 @@ class FrameReader:
         geometry: transforms.Geometry | None = None,
         colour: transforms.Colour | None = None,
         unlabelled: bool = False,
-        prompt: Prompt = "empty",
+        reference: Reference = "empty",
+        texts: bool = True,
     ) -> Slots:
         """One slot per second asked for, as AVBatch's fields.
 
@@ -132,8 +157,9 @@ class FrameReader:
           silent: silence replaces the sound; no class sounds.
           geometry, colour: transforms of the frames; the geometry moves the labels likewise.
           unlabelled: all labels are background, since what is seen is not what sounds.
-          prompt: the mask prompt, where slots have one: what the labels say sounds, what stage 1
-            predicted, or nothing.
+          reference: where slots have one: what the labels say sounds, what stage 1 predicted, the
+            network's own first guess, or nothing.
+          texts: False leaves the clip's texts out, where slots have any.
 
         Raises:
           UserError: an image cannot be decoded; names data set, clip and frame.
@@ -142,7 +168,7 @@ class FrameReader:
         annotated = np.array([s < self.table.num_annotated[index] for s in seconds], bool)
         size = self.spec.label_size
         blank = np.zeros((size, size), np.uint8)
-        frames, labels, prompts = [], [], []
+        frames, labels, references, flow_masks = [], [], [], []
         for second, has_labels in zip(seconds, annotated, strict=True):
             frame = self._frame(clip, index, second)
             label = self._label(clip, index, second)[0] if has_labels else blank
@@ -150,14 +176,17 @@ class FrameReader:
                 frame, label = geometry.frame(frame), geometry.labels(label)
             frames.append(frame if colour is None else colour.frame(frame))
             labels.append(blank if unlabelled else label)
-            if self.spec.mask_prompt:
+            if self.spec.reference:
                 mask = blank
-                if prompt == "stage1" and has_labels:
-                    mask = self._stage1_masks(index)[second]
+                if reference == "stage1" and has_labels:
+                    mask = self._map("masks", index, second)
                     mask = mask if geometry is None else geometry.labels(mask)
-                elif prompt == "truth":
+                elif reference == "truth":
                     mask = np.uint8(255) * (labels[-1] > 0)
-                prompts.append(mask)
+                references.append(mask)
+            if self.spec.flow_mask:
+                mask = self._map("flow_masks", index, second)
+                flow_masks.append(mask if geometry is None else geometry.labels(mask))
         heard = index if lender is None else lender
         speaker = clip if lender is None else _Once(self.source, lender)
         windows = self._windows(speaker, heard, int(self.table.num_frames[index]))
@@ -165,7 +194,16 @@ class FrameReader:
         if silent:
             windows = log_mel.silent_windows(len(windows))
             which, known = np.zeros_like(which), np.ones_like(known)
-        slots = {"mask_prompt": np.stack(prompts)} if self.spec.mask_prompt else {}
+        slots = {}
+        if self.spec.reference:
+            slots["reference"] = np.stack(references)
+            slots["own_reference"] = np.full(len(seconds), reference == "own")
+        if self.spec.flow_mask:
+            slots["flow_mask"] = np.stack(flow_masks)
+        if self.spec.text_length:
+            row = index if texts else -1
+            for name, array in self.beside.texts.items():
+                slots[name] = np.tile(array[row], (len(seconds), 1))
         return slots | {
             "frames": np.stack(frames),
             "log_mel": windows[list(seconds)],
@@ -200,8 +238,15 @@ class FrameReader:
         spec = self.spec
         size, scored = spec.frame_size, spec.label_size
         slots = {}
-        if spec.mask_prompt:
-            slots["mask_prompt"] = np.zeros((count, scored, scored), np.uint8)
+        if spec.reference:
+            slots["reference"] = np.zeros((count, scored, scored), np.uint8)
+            slots["own_reference"] = np.zeros(count, bool)
+        if spec.flow_mask:
+            slots["flow_mask"] = np.zeros((count, scored, scored), np.uint8)
+        if spec.text_length:
+            # "No text" has tokens too: a row without any would have nothing to attend to.
+            for name, array in self.beside.texts.items():
+                slots[name] = np.tile(array[-1], (count, 1))
         return slots | {
             "frames": np.zeros((count, size, size, 3), np.uint8),
             "log_mel": np.zeros((count, log_mel.FRAMES, log_mel.BANDS), np.float32),
@@ -242,8 +287,18 @@ class FrameReader:
 
         return self._kept(("label", index, second), make)
 
-    def _stage1_masks(self, index: int) -> UInt8[np.ndarray, "frames h w"]:
-        return self._kept(("stage1", index), lambda: (self.masks.read(index),))[0]
+    def _map(self, name: str, index: int, second: int) -> UInt8[np.ndarray, "s s"]:
+        """A map that lies beside the clip, at the label size."""
+        maps = getattr(self.beside, name)
+        size = self.spec.label_size
+
+        def make():
+            if maps is None:
+                return (np.zeros((int(self.table.num_frames[index]), size, size), np.uint8),)
+            resized = [transforms.resize_labels(one, size) for one in maps.read(index)]
+            return (np.stack(resized),)
+
+        return self._kept((name, maps, index), make)[0][second]
 
     def _windows(
         self, clip: "_Once", index: int, num_frames: int

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from ssp_jax.errors import UserError
 from ssp_jax.losses import matching, points
+from ssp_jax.losses.post_mask import READINGS, post_mask_bce
 from ssp_jax.losses.targets import Targets, targets_from_labels
 
 Prediction = dict[str, jax.Array]
@@ -113,6 +114,10 @@ def criterion(
     dice_weight: float = 5.0,
     matching_class_weight: float | None = None,
     normaliser: Float[Array, ""] | float | None = None,
+    post_mask: str = "none",
+    post_mask_weight: float = 10.0,
+    post_mask_logits: Float[Array, "N Q H W"] | None = None,
+    flow_mask: Float[Array, "N h w"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mask2Former's loss summed over the final and the auxiliary predictions.
 
@@ -126,14 +131,23 @@ def criterion(
         Mask2Former and method 3.7 say. AAVS's code (and transformers before 5) uses 1 there.
       normaliser: what mask and dice sums are divided by; by default the number of target masks in
         the (global) batch, at least 1.
+      post_mask, post_mask_weight: reading and weight of the post-mask loss (method 4.3), which
+        aims at the targets that are not background; `head` takes post_mask_logits, a mask a query
+        of the final prediction. flow_mask: M_O in [0, 1], needed for it.
 
     Returns:
-      (loss, parts), float32. `class`, `mask` and `dice` are weighted and add up to the loss;
-      `class_final`, ... the final prediction's share; `targets` and `dropped_targets` counts.
+      (loss, parts), float32. `class`, `mask`, `dice` and (if asked for) `post_mask` are weighted
+      and add up to the loss; `class_final`, ... the final prediction's share; `targets` and
+      `dropped_targets` counts.
 
     Raises:
-      UserError: fewer queries than targets per frame. ValueError: neither or both of key, draws.
+      UserError: fewer queries than targets per frame, an unknown reading of the post-mask.
+      ValueError: neither or both of key, draws; no flow mask for a post-mask.
     """
+    if post_mask not in READINGS:
+        raise UserError(f"post_mask={post_mask!r}: expected one of {', '.join(READINGS)}")
+    if post_mask != "none" and flow_mask is None:
+        raise ValueError("a post-mask loss needs flow_mask")
     layers = [predictions, *aux_layers]
     frames, targets_per_frame = targets.class_labels.shape
     if (key is None) == (draws is None):
@@ -161,23 +175,43 @@ def criterion(
         * _class_loss(layers, targets, query, target, matched, no_object_weight)
     }
     pairs = jnp.stack(
-        [
-            jax.vmap(lambda masks, index: masks[index])(layer["mask_logits"], query[:, number])
-            for number, layer in enumerate(layers)
-        ],
-        axis=1,
+        [_chosen(layer["mask_logits"], query[:, i]) for i, layer in enumerate(layers)], axis=1
     ).astype(jnp.float32)
     count = (targets.class_labels >= 0).sum().astype(jnp.float32)
     divisor = jnp.maximum(count, 1.0) if normaliser is None else normaliser
     uncertain = int(importance_sample_ratio * draws.matching.shape[2])
-    bce, dice = _mask_losses(pairs, targets, target, draws, uncertain)
-    for name, weight, loss in (("mask", mask_weight, bce), ("dice", dice_weight, dice)):
-        per_layer[name] = weight * jnp.where(matched, loss, 0).sum(axis=(0, 2)) / divisor
+    at, logits, truth = _at_points(pairs, targets, target, draws, uncertain)
+    bce, dice = _mask_losses(logits, truth)
+    losses = [("mask", mask_weight, bce, matched), ("dice", dice_weight, dice, matched)]
+    if post_mask != "none":
+        moving = _moving_at(flow_mask, at)
+        if post_mask == "head":  # it has one prediction only, of the final queries
+            own = _chosen(post_mask_logits, query[:, 0])[:, None].astype(jnp.float32)
+            at, truth, moving, target, matched = (
+                x[:, :1] for x in (at, truth, moving, target, matched)
+            )
+            logits = points.sample_masks(own, at)
+        classes = jnp.take_along_axis(targets.class_labels[:, None], target, axis=-1)
+        post = post_mask_bce(logits, truth, moving, post_mask)
+        losses.append(("post_mask", post_mask_weight, post, matched & (classes > 0)))
+    for name, weight, loss, counted in losses:
+        per_layer[name] = weight * jnp.where(counted, loss, 0).sum(axis=(0, 2)) / divisor
     parts = {name: loss.sum() for name, loss in per_layer.items()}
     total = sum(parts.values())
     parts |= {f"{name}_final": loss[0] for name, loss in per_layer.items()}
     parts |= {"targets": count, "dropped_targets": targets.dropped.astype(jnp.float32)}
     return total, parts
+
+
+def _chosen(masks: Float[Array, "N Q H W"], query: Int[Array, "N M"]) -> Float[Array, "N M H W"]:
+    return jax.vmap(lambda masks, index: masks[index])(masks, query)
+
+
+def _moving_at(
+    flow_mask: Float[Array, "N h w"], at: Float[Array, "N L M P 2"]
+) -> Float[Array, "N L M P"]:
+    moves = (flow_mask >= 0.5).astype(jnp.uint8)[:, None]
+    return points.sample_classes(moves, jnp.ones(at.shape[:3], jnp.int32), at)
 
 
 def _match_layers(
@@ -226,14 +260,14 @@ def _class_loss(
     return (weight * entropy).sum(axis=(0, 2)) / jnp.where(total > 0, total, 1.0)
 
 
-def _mask_losses(
+def _at_points(
     pairs: Float[Array, "N L M H W"],
     targets: Targets,
     target: Int[Array, "N L M"],
     draws: Draws,
     num_uncertain: int,
-) -> tuple[Float[Array, "N L M"], Float[Array, "N L M"]]:
-    """BCE and dice of every pair on points of which most are where the prediction is uncertain."""
+) -> tuple[Float[Array, "N L M P 2"], Float[Array, "N L M P"], Float[Array, "N L M P"]]:
+    """Points of which most are where the prediction is uncertain; logits and truth at them."""
     # Without the barriers XLA on CPU fuses the samples into the selection, and the selection into
     # every later gather, and computes them again and again: twice the time of these losses.
     barrier = jax.lax.optimization_barrier
@@ -243,7 +277,13 @@ def _mask_losses(
     uncertain = jnp.take_along_axis(draws.candidates, chosen[..., None], axis=-2)
     where = barrier(jnp.concatenate([uncertain, draws.random], axis=-2))
     truth = jax.lax.stop_gradient(targets.at_own_points(target, where))
-    logits = points.sample_masks(pairs, where)
+    return where, points.sample_masks(pairs, where), truth
+
+
+def _mask_losses(
+    logits: Float[Array, "N L M P"], truth: Float[Array, "N L M P"]
+) -> tuple[Float[Array, "N L M"], Float[Array, "N L M"]]:
+    """BCE and dice of every pair at its points."""
     bce = (jax.nn.softplus(logits) - logits * truth).mean(-1)
     probability = jax.nn.sigmoid(logits)
     overlap = (probability * truth).sum(-1)

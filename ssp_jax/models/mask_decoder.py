@@ -110,6 +110,8 @@ class MaskDecoder(nnx.Module):
       channels, heads, layers, ffn: C and the sizes of the decoder.
       decoder_adapter: 'none', 'replace' (AAVS stage 1) or 'after' (stage 2).
       mask_prompt: build the three prompt vectors of method 3.6; a prompt is then required.
+      post_mask_head: a second mask head, on the last queries only, which nothing but the post-mask
+        loss reads (method 4.3, reading `head`).
       remat: recompute layers in the backward pass.
     """
 
@@ -124,6 +126,7 @@ class MaskDecoder(nnx.Module):
         ffn: int = 2048,
         decoder_adapter: str = "none",
         mask_prompt: bool = False,
+        post_mask_head: bool = False,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
@@ -142,17 +145,18 @@ class MaskDecoder(nnx.Module):
         self.mask_head = nnx.List(
             Linear(channels, channels, kernel_init=head_init, rngs=rngs) for _ in range(3)
         )
+        if post_mask_head:
+            self.post_mask_head = nnx.List(
+                Linear(channels, channels, kernel_init=head_init, rngs=rngs) for _ in range(3)
+            )
         self.class_head = Linear(channels, num_classes + 1, kernel_init=head_init, rngs=rngs)
 
     def _predict(
         self, x: Float[Array, "N Q C"], mask_features: Float[Array, "N H W C"]
     ) -> dict[str, Array]:
         x = self.norm(x)
-        embedding = x
-        for index, layer in enumerate(self.mask_head):
-            embedding = layer(jax.nn.relu(embedding) if index else embedding)
         return {
-            "mask_logits": jnp.einsum("nqc,nhwc->nqhw", embedding, mask_features),
+            "mask_logits": _masks(self.mask_head, x, mask_features),
             "class_logits": self.class_head(x),
         }
 
@@ -183,8 +187,8 @@ class MaskDecoder(nnx.Module):
         Returns:
           The last predictions {'mask_logits': (N, Q, H, W), 'class_logits': (N, Q, K + 1)}, and
           a dict: 'layers' (predictions of the initial queries and of every layer but the last),
-          'audio_queries', 'queries' (the last ones, normalised), both (N, Q, C), and
-          'prompted_mask_features'.
+          'audio_queries', 'queries' (the last ones, normalised), both (N, Q, C),
+          'prompted_mask_features', and with a post_mask_head its 'post_mask_logits' (N, Q, H, W).
 
         Raises:
           ValueError: a prompt is given to a model without, or missing in a model with one.
@@ -235,4 +239,15 @@ class MaskDecoder(nnx.Module):
             "queries": self.norm(x),
             "prompted_mask_features": mask_features,
         }
+        if hasattr(self, "post_mask_head"):
+            aux["post_mask_logits"] = _masks(self.post_mask_head, aux["queries"], mask_features)
         return predictions[-1], aux
+
+
+def _masks(
+    head: nnx.List, x: Float[Array, "N Q C"], mask_features: Float[Array, "N H W C"]
+) -> Float[Array, "N Q H W"]:
+    embedding = x
+    for index, layer in enumerate(head):
+        embedding = layer(jax.nn.relu(embedding) if index else embedding)
+    return jnp.einsum("nqc,nhwc->nqhw", embedding, mask_features)

@@ -19,7 +19,7 @@ class TrainedNetwork(nnx.Module):
     Attributes:
       network: what predicts.
       sound_classifier: sound classes from the audio features; only where its loss has a weight.
-      audio_visual_map: likewise, and only where the network has none of its own (`heard_prompt`).
+      audio_visual_map: likewise, and only where the network has no map of its own.
     """
 
     def __init__(
@@ -39,5 +39,5 @@ class TrainedNetwork(nnx.Module):
         if listen["sounds"]:
             self.sound_classifier = nnx.Linear(EMBEDDING, max(num_sounds, 1), rngs=rngs)
         mapped = listen["map"] or listen["contrast"]
-        if mapped and not arguments.get("heard_prompt", False):
+        if mapped and not arguments.get("audio_visual_map", False):
             self.audio_visual_map = AudioVisualMap(arguments["hidden"], COMMON_CHANNELS, rngs=rngs)

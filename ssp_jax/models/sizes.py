@@ -14,6 +14,13 @@ _AAVS = {
     "gelu": "exact",
     "adapters": True,
     "decoder_adapter": "replace",
+    # bert-base-uncased.
+    "bert_vocabulary": 30522,
+    "bert_length": 512,
+    "bert_width": 768,
+    "bert_layers": 12,
+    "bert_heads": 12,
+    "bert_ffn": 3072,
 }
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -35,7 +42,14 @@ SIZES: dict[str, dict[str, Any]] = {
         "gelu": "tanh",
         "adapters": False,
         "decoder_adapter": "none",
-        "heard_prompt": True,
+        "bert_length": 64,
+        "bert_width": 64,
+        "bert_layers": 2,
+        "bert_heads": 4,
+        "bert_ffn": 128,
+        "vta_stride": 8,
+        "vta_into": "all",
+        "audio_visual_map": True,
         "decoder_trains_features": False,
     },
     "swin-tiny": _AAVS

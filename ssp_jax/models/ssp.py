@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ssp_jax.models.audio_visual_map import AudioVisualMap
 from ssp_jax.models.linear import Linear
@@ -15,6 +15,10 @@ from ssp_jax.models.pixel_decoder import PixelDecoder
 from ssp_jax.models.resize import resize_bilinear
 from ssp_jax.models.swin import Swin
 from ssp_jax.models.vggish import EMBEDDING, VGGish
+from ssp_jax.models.vta import VTA
+
+STRIDES = (4, 8, 16, 32)
+OWN_REFERENCES = ("none", "self", "heard")
 
 
 class AudioProjection(nnx.Module):
@@ -41,11 +45,22 @@ class SSP(nnx.Module):
       encoder_layers, encoder_ffn: deformable encoder of the pixel decoder.
       decoder_layers, decoder_ffn: masked-attention decoder.
       decoder_adapter: 'replace' in AAVS's stage 1, 'after' in stage 2, 'none' is Mask2Former.
-      mask_prompt: take a mask prompt (method 3.6).
-      heard_prompt: (ours) the network has an `AudioVisualMap` and, without mask_prompt, prompts
-        itself with it.
+      mask_prompt: the decoder is prompted (method 3.6) with the reference, or with `premask`.
+      premask: the prompt is the pre-mask of flow mask and reference (method 4.2).
+      own_reference: (ours) what the network can put in the reference's place: 'none'; 'self', its
+        prediction from an empty reference, in a first pass of the decoder; 'heard', its
+        `AudioVisualMap`.
+      audio_visual_map: (ours) the network has an `AudioVisualMap`.
       decoder_trains_features: (ours) False stops the mask decoder's gradient at its inputs, so that
-        only the audio-visual map's loss trains encoders and pixel decoder; needs heard_prompt.
+        only the audio-visual map's loss trains encoders and pixel decoder; needs that map.
+      vta: alignment with texts (method 4.5), a name of `vta.VARIANTS`; 'none' reads no texts.
+      vta_visual: its visual tokens: 'swin', the encoder's map of stride vta_stride; 'clip', those
+        that are given, of width clip_width.
+      vta_into: what it changes: 'mask_features' (as the paper says) or 'all', the maps that the
+        queries attend to as well (ours).
+      bert_vocabulary, bert_length, bert_width, bert_layers, bert_heads, bert_ffn, bert_adapters:
+        see `Bert`.
+      post_mask_head: queries predict a second mask, for the post-mask loss (method 4.3).
       audio_hidden, audio_width, final_relu: audio projection and `VGGish`.
       sampling: see `DeformableAttention`.
       remat: recompute transformer layers in the backward pass, to save memory.
@@ -73,8 +88,23 @@ class SSP(nnx.Module):
         decoder_ffn: int = 2048,
         decoder_adapter: str = "replace",
         mask_prompt: bool = False,
-        heard_prompt: bool = False,
+        premask: bool = False,
+        own_reference: str = "none",
+        audio_visual_map: bool = False,
         decoder_trains_features: bool = True,
+        post_mask_head: bool = False,
+        vta: str = "none",
+        vta_visual: str = "swin",
+        vta_stride: int = 32,
+        vta_into: str = "mask_features",
+        clip_width: int = 768,
+        bert_vocabulary: int = 30522,
+        bert_length: int = 512,
+        bert_width: int = 768,
+        bert_layers: int = 12,
+        bert_heads: int = 12,
+        bert_ffn: int = 3072,
+        bert_adapters: bool = False,
         audio_hidden: int = 512,
         audio_width: float = 1.0,
         final_relu: bool = False,
@@ -82,11 +112,15 @@ class SSP(nnx.Module):
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        if not (heard_prompt or decoder_trains_features):
-            raise ValueError("without heard_prompt only the decoder can train the features")
-        self.mask_prompt, self.heard_prompt = mask_prompt, heard_prompt
+        if not (audio_visual_map or decoder_trains_features):
+            raise ValueError("without audio_visual_map only the decoder can train the features")
+        if own_reference not in OWN_REFERENCES:
+            raise ValueError(f"own_reference: one of {OWN_REFERENCES}, not {own_reference!r}")
+        if own_reference == "heard" and not audio_visual_map:
+            raise ValueError("own_reference 'heard' needs audio_visual_map")
+        self.mask_prompt, self.premask, self.own_reference = mask_prompt, premask, own_reference
         self.decoder_trains_features = decoder_trains_features
-        if heard_prompt:
+        if audio_visual_map:
             self.audio_visual_map = AudioVisualMap(hidden, hidden, rngs=rngs)
         self.encoder = Swin(
             embed_dim=embed_dim,
@@ -111,6 +145,34 @@ class SSP(nnx.Module):
             remat=remat,
             rngs=rngs,
         )
+        self.vta_visual, self.vta_into = vta_visual, vta_into
+        if vta_visual not in ("swin", "clip") or vta_stride not in STRIDES:
+            raise ValueError(
+                f"vta_visual, vta_stride: 'swin' or 'clip', and one of {STRIDES}; not "
+                f"{vta_visual!r}, {vta_stride}"
+            )
+        if vta_into not in ("mask_features", "all"):
+            raise ValueError(f"vta_into: 'mask_features' or 'all', not {vta_into!r}")
+        if vta != "none":
+            self.vta_level = STRIDES.index(vta_stride)
+            self.vta = VTA(
+                hidden,
+                4 if vta_into == "all" else 1,
+                clip_width if vta_visual == "clip" else self.encoder.channels[self.vta_level],
+                variant=vta,
+                bert={
+                    "vocabulary": bert_vocabulary,
+                    "max_length": bert_length,
+                    "width": bert_width,
+                    "layers": bert_layers,
+                    "heads": bert_heads,
+                    "ffn": bert_ffn,
+                    "adapters": bert_adapters,
+                    "gelu": gelu,
+                    "remat": remat,
+                },
+                rngs=rngs,
+            )
         self.mask_decoder = MaskDecoder(
             num_classes,
             num_queries,
@@ -119,7 +181,8 @@ class SSP(nnx.Module):
             layers=decoder_layers,
             ffn=decoder_ffn,
             decoder_adapter=decoder_adapter,
-            mask_prompt=mask_prompt or heard_prompt,
+            mask_prompt=mask_prompt,
+            post_mask_head=post_mask_head,
             remat=remat,
             rngs=rngs,
         )
@@ -128,8 +191,14 @@ class SSP(nnx.Module):
         self,
         frames: Float[Array, "N H W 3"],
         log_mel: Float[Array, "N 96 64"] | None,
-        mask_prompt: Float[Array, "N h w"] | None = None,
         *,
+        reference: Float[Array, "N h w"] | None = None,
+        own_reference: Bool[Array, " N"] | None = None,
+        flow_mask: Float[Array, "N h w"] | None = None,
+        text_ids: Int[Array, "N L"] | None = None,
+        text_types: Int[Array, "N L"] | None = None,
+        text_mask: Bool[Array, "N L"] | None = None,
+        visual_tokens: Float[Array, "N g k E"] | None = None,
         audio_features: Float[Array, "N 128"] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Predict masks and classes of N frames, each with the sound of its second.
@@ -138,20 +207,29 @@ class SSP(nnx.Module):
           frames: normalised, see `AVBatch.normalised`; any size.
           log_mel: log-mel windows; may be None with `audio_features`, which take the place of
             the audio encoder's output.
-          mask_prompt: in [0, 1], of any size; only if the model was built with mask_prompt, and
-            then always.
+          reference: where it sounds as far as is known, in [0, 1], of any size; needed by a model
+            built with mask_prompt, and refused by one without.
+          own_reference: where True the network's own guess replaces the reference; needed by a
+            model built with one.
+          flow_mask: where it moves, in [0, 1], of the reference's size; needed with premask.
+          text_ids, text_types, text_mask: the clip's texts, see `AVBatch`; needed with vta.
+          visual_tokens: a grid of CLIP's tokens, needed with vta_visual 'clip'.
 
         Returns:
           predictions: 'mask_logits' (N, Q, H/4, W/4), 'class_logits' (N, Q, K + 1), the last
             class being "no object".
           aux: 'layers' (predictions of the initial queries and of every layer but the last),
             'backbone' (four maps, strides 4..32), 'mask_features' (N, H/4, W/4, C), 'multi_scale'
-            (strides 32, 16, 8), 'audio_features' (N, 128), 'audio_embedding' (N, C) and those of
-            `MaskDecoder`.
+            (strides 32, 16, 8), 'audio_features' (N, 128), 'audio_embedding' (N, C),
+            'audio_visual_map' where the model has it, 'mask_prompt' where it is prompted, those of
+            `VTA` and those of `MaskDecoder`. 'mask_features' and 'multi_scale' are aligned ones.
 
         Raises:
           ValueError: prompt or sound missing, or a prompt given to a model without.
         """
+        if self.mask_prompt != (reference is not None):
+            state = "needs" if self.mask_prompt else "is built without"
+            raise ValueError(f"this model {state} a reference (constructor: mask_prompt)")
         if audio_features is None:
             if log_mel is None:
                 raise ValueError("give log_mel or audio_features")
@@ -159,24 +237,68 @@ class SSP(nnx.Module):
         audio = self.audio_projection(audio_features)
         backbone = self.encoder(frames)
         mask_features, multi_scale = self.pixel_decoder(backbone)
-        heard = {}
-        if self.heard_prompt:
-            heard["audio_visual_map"] = self.audio_visual_map(mask_features, audio)
-            if not self.mask_prompt:
-                if mask_prompt is not None:
-                    raise ValueError("this model prompts itself (constructor: mask_prompt)")
-                mask_prompt = jax.nn.sigmoid(heard["audio_visual_map"]["logits"])
-        inputs = (mask_features, multi_scale, audio, mask_prompt)
+        more = {}
+        if hasattr(self, "vta"):
+            visual = visual_tokens if self.vta_visual == "clip" else backbone[self.vta_level]
+            if text_ids is None or visual is None:
+                raise ValueError("this model needs texts and visual tokens (constructor: vta)")
+            maps = [mask_features, *(multi_scale if self.vta_into == "all" else ())]
+            maps, aligned = self.vta(maps, visual, text_ids, text_types, text_mask)
+            mask_features, multi_scale = maps[0], maps[1:] or multi_scale
+            more |= aligned
+        if hasattr(self, "audio_visual_map"):
+            more["audio_visual_map"] = self.audio_visual_map(mask_features, audio)
+        inputs = (mask_features, multi_scale, audio)
         if not self.decoder_trains_features:
             inputs = jax.lax.stop_gradient(inputs)
-        predictions, aux = self.mask_decoder(*inputs)
-        return predictions, aux | heard | {
+        prompt = None
+        if self.mask_prompt:
+            if self.own_reference != "none":
+                own = self._own_reference(inputs, more, flow_mask)
+                own = resize_bilinear(jax.lax.stop_gradient(own), reference.shape[1:])
+                reference = jnp.where(own_reference[:, None, None], own, reference)
+            prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
+        predictions, aux = self.mask_decoder(*inputs, prompt)
+        return predictions, aux | more | {
             "backbone": backbone,
             "mask_features": mask_features,
             "multi_scale": multi_scale,
             "audio_features": audio_features,
             "audio_embedding": audio,
         }
+
+    def _prompt(self, reference: Array, flow_mask: Array | None) -> Float[Array, "N h w"]:
+        if not self.premask:
+            return reference
+        if flow_mask is None:
+            raise ValueError("this model needs a flow mask (constructor: premask)")
+        return premask(flow_mask, reference)
+
+    def _own_reference(self, inputs: tuple, more: dict, flow_mask) -> Float[Array, "N h w"]:
+        if self.own_reference == "heard":
+            return jax.nn.sigmoid(more["audio_visual_map"]["logits"])
+        mask_features = inputs[0]
+        nothing = mask_features[..., 0] * 0 if flow_mask is None else flow_mask * 0
+        first, _ = self.mask_decoder(*inputs, self._prompt(nothing, flow_mask))
+        return sounding_share(first["mask_logits"], first["class_logits"])
+
+
+def premask(
+    flow_mask: Float[Array, "*n h w"], reference: Float[Array, "*n h w"]
+) -> Float[Array, "*n h w"]:
+    """M_Pre (method 4.2): 1 where both masks are, 0.5 where one is, 0 elsewhere; for soft ones the
+    mean, which is the same for masks of 0 and 1."""
+    return (flow_mask + reference) / 2
+
+
+def sounding_share(
+    mask_logits: Float[Array, "N Q h w"], class_logits: Float[Array, "N Q K1"]
+) -> Float[Array, "N h w"]:
+    """Of each pixel's scores (`segmentation_map`) the share of all classes but the background."""
+    masks, classes = jax.nn.sigmoid(mask_logits), jax.nn.softmax(class_logits, axis=-1)
+    weights = jnp.stack([classes[..., 0], classes[..., 1:-1].sum(-1)], axis=-1)
+    silent, sounding = jnp.einsum("nqs,nqhw->snhw", weights, masks)
+    return sounding / jnp.maximum(silent + sounding, 1e-12)
 
 
 def segmentation_map(

@@ -103,7 +103,7 @@ def _check_expressible(params: Arrays) -> None:
     if missing:
         raise UserError(f"not a whole network: there is no {', '.join(missing)}")
     reasons = {
-        "it has a map of sounding pixels (heard_prompt)": has("audio_visual_map/"),
+        "it has a map of sounding pixels (audio_visual_map)": has("audio_visual_map/"),
         "its encoder has no adapters (adapters)": not has("/attention_adapter/"),
         "its decoders have no adapters (decoder_adapter is 'none')": not has("output/adapter/"),
     }

@@ -80,7 +80,10 @@ def compute(
         def loss(params):
             network = nnx.merge(graphdef, params | {"audio_encoder": silent})
             predictions, aux = network(
-                inputs["frames"], None, inputs["prompt"], audio_features=inputs["audio"]
+                inputs["frames"],
+                None,
+                reference=inputs["prompt"],
+                audio_features=inputs["audio"],
             )
             total, _ = mask_losses.criterion(
                 predictions,

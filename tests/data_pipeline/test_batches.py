@@ -10,7 +10,7 @@ from ssp_jax.batch import AVBatch, fake_batch
 from ssp_jax.data.log_mel import SILENCE, log_mel_windows
 from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches, frames_per_epoch, train_batches
-from ssp_jax.data.reader import FrameCache, FrameReader, ReadSpec
+from ssp_jax.data.reader import Beside, FrameCache, FrameReader, ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment, resize_labels
 from ssp_jax.errors import UserError
@@ -20,7 +20,7 @@ SPEC = ReadSpec(
     label_size=14,
     sound_names=SOUND_NAMES,
     class_names=CLASS_NAMES,
-    mask_prompt=True,
+    reference=True,
 )
 ALL_AUGMENTED = Augment(
     flip=0.5, scale=(0.7, 1.5), brightness=0.2, hue=0.1, foreign_sound=0.3, silence=0.2
@@ -45,6 +45,8 @@ def take(batches, count) -> list[AVBatch]:
 def assert_same(batch: AVBatch, other: AVBatch):
     for field in dataclasses.fields(AVBatch):
         one, two = getattr(batch, field.name), getattr(other, field.name)
+        if one is None and two is None:
+            continue
         assert one.dtype == two.dtype
         np.testing.assert_array_equal(one, two, err_msg=field.name)
 
@@ -78,10 +80,28 @@ def test_training_batches_are_full_and_true(train):
         assert_true_content(batch)
 
 
+PROMPTED = dataclasses.replace(SPEC, flow_mask=True, text_length=4)
+
+
+class FlowMasks:
+    """Every pixel of a frame tells its clip and second."""
+
+    def read(self, clip):
+        return np.stack([np.full((7, 7), 10 * clip + s + 1, np.uint8) for s in range(10)])
+
+
+def texts_of(source):
+    """Tokens that tell their clip; a last row for "no text"."""
+    rows = np.arange(len(source) + 1, dtype=np.int32)[:, None] + np.zeros(4, np.int32)
+    return {"text_ids": rows, "text_types": 0 * rows, "text_mask": rows < len(source)}
+
+
 def test_dtypes_are_those_of_the_contract(train):
-    batch = take(train_batches(train, SPEC, batch_size=2, seed=0), 1)[0]
+    beside = Beside(flow_masks=FlowMasks(), texts=texts_of(train))
+    batch = take(train_batches(train, PROMPTED, batch_size=2, seed=0, beside=beside), 1)[0]
+    fake = fake_batch(reference=True, flow_mask=True, text_length=4)
     for field in dataclasses.fields(AVBatch):
-        expected = getattr(fake_batch(mask_prompt=True), field.name).dtype
+        expected = getattr(fake, field.name).dtype
         assert getattr(batch, field.name).dtype == expected, field.name
 
 
@@ -354,28 +374,70 @@ def stored_masks(source, folder):
     return store
 
 
-def test_prompts_are_the_truth_the_prediction_or_empty(train, tmp_path):
+def test_references_are_the_truth_the_prediction_or_empty(train, tmp_path):
     masks = stored_masks(train, tmp_path / "masks")
-    make = functools.partial(train_batches, train, SPEC, batch_size=8, seed=0, masks=masks)
-    for batch in take(make(prompts=(1.0, 0.0), augment=Augment(flip=0.5, scale=(0.7, 1.5))), 5):
-        np.testing.assert_array_equal(batch.mask_prompt, 255 * (batch.labels > 0))
-    for batch in take(make(prompts=(0.0, 1.0)), 5):
+    make = functools.partial(
+        train_batches, train, SPEC, batch_size=8, seed=0, beside=Beside(masks=masks)
+    )
+    for batch in take(make(references=(1.0, 0.0), augment=Augment(flip=0.5, scale=(0.7, 1.5))), 5):
+        np.testing.assert_array_equal(batch.reference, 255 * (batch.labels > 0))
+    for batch in take(make(references=(0.0, 1.0)), 5):
         expected = 10 * batch.clip + batch.second + 1
-        np.testing.assert_array_equal(batch.mask_prompt[:, 0, 0], expected)
-    for batch in take(make(prompts=(0.0, 0.0)), 2):
-        assert not batch.mask_prompt.any()
-    mixed = take(make(prompts=(0.3, 0.3)), 10)
-    kinds = {int(prompt.max()) for batch in mixed for prompt in batch.mask_prompt}
+        np.testing.assert_array_equal(batch.reference[:, 0, 0], expected)
+    for batch in take(make(references=(0.0, 0.0)), 2):
+        assert not batch.reference.any()
+    mixed = take(make(references=(0.3, 0.3)), 10)
+    kinds = {int(prompt.max()) for batch in mixed for prompt in batch.reference}
     assert {0, 255} < kinds
     # A clip that sounds like another one, or not at all, is prompted with neither.
-    other = make(prompts=(0.5, 0.5), augment=Augment(silence=1.0))
-    assert not any(batch.mask_prompt.any() for batch in take(other, 3))
+    other = make(references=(0.5, 0.5), augment=Augment(silence=1.0))
+    assert not any(batch.reference.any() for batch in take(other, 3))
+
+
+def test_flow_masks_and_texts_are_those_of_the_clip(train, test):
+    of_train, of_test = (
+        Beside(flow_masks=FlowMasks(), texts=texts_of(source)) for source in (train, test)
+    )
+    # Two sources' maps are kept apart in one cache.
+    cache = FrameCache(2**20)
+    for _ in range(2):
+        for batch in (
+            *take(
+                train_batches(train, PROMPTED, batch_size=8, seed=0, beside=of_train, cache=cache),
+                3,
+            ),
+            *take(eval_batches(test, PROMPTED, batch_size=8, beside=of_test, cache=cache), 3),
+        ):
+            valid = batch.valid
+            expected = 10 * batch.clip + batch.second + 1
+            np.testing.assert_array_equal(batch.flow_mask[valid, 0, 0], expected[valid])
+            np.testing.assert_array_equal(batch.text_ids[valid, 0], batch.clip[valid])
+            assert batch.text_mask[valid].all()
+            assert not batch.text_mask[~valid].any()
+    # The flow mask moves with the frame.
+    flipped = train_batches(
+        train, PROMPTED, batch_size=8, seed=0, beside=of_train, augment=Augment(scale=(0.5, 0.5))
+    )
+    assert all((mask == 0).any() for mask in take(flipped, 1)[0].flow_mask)
+
+
+def test_a_clip_with_a_foreign_sound_or_none_has_no_texts(train):
+    beside = Beside(flow_masks=FlowMasks(), texts=texts_of(train))
+    make = functools.partial(train_batches, train, PROMPTED, batch_size=8, seed=0, beside=beside)
+    for batch in take(make(augment=Augment(silence=1.0)), 2):
+        assert (batch.text_ids == len(train)).all()
+        assert batch.flow_mask.any()
+    # What the network itself guesses is about the sound that it hears.
+    for batch in take(make(augment=Augment(silence=1.0), references=(0.0, 1.0)), 2):
+        assert batch.own_reference.all()
 
 
 def test_evaluation_is_prompted_by_the_prediction_alone(test, tmp_path):
-    masks = stored_masks(test, tmp_path / "masks")
-    for batch in take(eval_batches(test, SPEC, batch_size=8, masks=masks), 20):
+    beside = Beside(masks=stored_masks(test, tmp_path / "masks"))
+    for batch in take(
+        eval_batches(test, SPEC, batch_size=8, beside=beside, reference="stage1"), 20
+    ):
         expected = np.where(batch.valid, 10 * batch.clip + batch.second + 1, 0)
-        np.testing.assert_array_equal(batch.mask_prompt[:, 0, 0], expected)
+        np.testing.assert_array_equal(batch.reference[:, 0, 0], expected)
     for batch in take(eval_batches(test, SPEC, batch_size=8), 20):
-        assert not batch.mask_prompt.any()
+        assert not batch.reference.any()

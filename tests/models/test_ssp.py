@@ -118,7 +118,7 @@ def test_a_recomputed_layer_has_the_same_gradients():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_decoders_gradient_reaches_the_features_only_if_asked(shared):
-    graphdef, params, _ = example(heard_prompt=True, decoder_trains_features=shared)
+    graphdef, params, _ = example(audio_visual_map=True, decoder_trains_features=shared)
 
     def gradient(of):
         def value(params):
@@ -138,7 +138,7 @@ def test_the_decoders_gradient_reaches_the_features_only_if_asked(shared):
 
 
 def test_a_decoder_apart_needs_the_map():
-    with pytest.raises(ValueError, match="heard_prompt"):
+    with pytest.raises(ValueError, match="audio_visual_map"):
         nnx.eval_shape(lambda: SSP(3, 5, **TINY, decoder_trains_features=False, rngs=nnx.Rngs(0)))
 
 
@@ -150,7 +150,9 @@ def test_prompt_and_model_must_agree(built_with, prompt, message):
     graphdef, params = nnx.split(model)
     prompt = prompt and jnp.asarray(prompt((2, 20, 20)))
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda params: nnx.merge(graphdef, params)(*inputs(), prompt), params)
+        jax.eval_shape(
+            lambda params: nnx.merge(graphdef, params)(*inputs(), reference=prompt), params
+        )
 
 
 @pytest.mark.parametrize("change", [{"gelu": "erf"}, {"decoder_adapter": "before"}, {"hidden": 48}])

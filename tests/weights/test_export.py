@@ -88,7 +88,7 @@ def without(params, *parts):
 
 
 CASES = {
-    "heard_prompt": lambda: trained_params(1) | {"network/audio_visual_map/bias": np.zeros(1)},
+    "audio_visual_map": lambda: trained_params(1) | {"network/audio_visual_map/bias": np.zeros(1)},
     "its encoder has no adapters": lambda: without(trained_params(1), "_adapter/"),
     "decoders have no adapters": lambda: without(trained_params(1), "output/adapter/"),
     "mixes AAVS's stages": lambda: without(trained_params(2), "prompt_embedding"),

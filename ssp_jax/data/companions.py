@@ -1,0 +1,108 @@
+"""What a run reads beside its clips: flow masks and texts, made where they are not there yet."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from ssp_jax.data.datasets import DataSets
+from ssp_jax.data.sources import ClipSource
+from ssp_jax.errors import UserError
+from ssp_jax.flow.estimators import make_estimator
+from ssp_jax.flow.mask import flow_masks
+from ssp_jax.flow.store import FlowStore, add_flow, open_flow
+from ssp_jax.prompts.texts import NO_TEXTS, Texts, read_texts, vary_texts
+from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
+from tfds_builders.prepare import GENERATED
+
+_LOG = logging.getLogger(__name__)
+_TOKENISER = "tokeniser"  # folder beside the prepared clips
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMasks:
+    """The flow masks (M_O, method 4.1) of a source's clips; settings of `flow.mask.flow_masks`."""
+
+    store: FlowStore
+    settings: tuple[tuple[str, Any], ...]
+
+    def read(self, clip: int) -> UInt8[np.ndarray, "frames h w"]:
+        """0 or 255, of all frames of a clip."""
+        return flow_masks(self.store.read(clip), **dict(self.settings))
+
+
+class Companions:
+    """Flow masks and tokens of the clips that 'benchmark:split' words name, each made once."""
+
+    def __init__(self, config: ConfigDict, data: DataSets, words: Sequence[str]):
+        """`words`: all that the run reads, so that a file of texts is judged as a whole."""
+        self._config, self._data, self._words = config, data, tuple(words)
+        self._tokens: dict[str, dict[str, np.ndarray]] = {}
+
+    def flow_masks(self, words: str) -> FlowMasks:
+        """Of the clips of `words`; their flow is estimated now where it is not stored yet.
+
+        Raises:
+          UserError: see `make_estimator`, `add_flow`, `open_flow`.
+        """
+        settings = self._config.flow.to_dict()
+        estimator, weights, size = (settings.pop(key) for key in ("estimator", "weights", "size"))
+        source = self._data.source(words)
+        add_flow(source, make_estimator(estimator, weights or None), size=size)
+        return FlowMasks(open_flow(source, estimator), tuple(sorted(settings.items())))
+
+    @functools.cached_property
+    def tokeniser(self) -> Tokeniser:
+        """What `config.texts.tokeniser` names, or one of the built-in benchmark's own words.
+
+        Raises:
+          UserError: none is named, and the data are not the built-in benchmark's.
+        """
+        config = self._config.texts
+        if config.tokeniser:
+            return Tokeniser(config.tokeniser)
+        (name, folder), *others = self._data.folders.items()
+        if others or name not in GENERATED or config.file:
+            raise UserError(
+                "config.texts.tokeniser is empty: name BERT's vocabulary, as bert-base-uncased, or "
+                "a folder with its tokenizer.json or vocab.txt. Only the built-in benchmark with "
+                "texts of its own has one of its own"
+            )
+        path = Path(folder) / _TOKENISER
+        if path.exists():
+            return Tokeniser(path)
+        return train_tokeniser(_own_texts(ClipSource([(folder, "train")])), path)
+
+    @functools.cached_property
+    def _from_file(self) -> dict[str, Texts]:
+        sources = [self._data.source(words) for words in self._words]
+        uids = list(dict.fromkeys(uid for source in sources for uid in source.table.uid))
+        return dict(zip(uids, read_texts(self._config.texts.file, uids), strict=True))
+
+    def texts(self, words: str) -> dict[str, np.ndarray]:
+        """Tokens of the clips of `words`, see `Beside.texts`.
+
+        Raises:
+          UserError: see `read_texts`, `Tokeniser`, `vary_texts`.
+        """
+        if words not in self._tokens:
+            config, source = self._config.texts, self._data.source(words)
+            uids = source.table.uid
+            texts = [self._from_file[uid] for uid in uids] if config.file else _own_texts(source)
+            texts = vary_texts(texts, uids, config.vary, self._config.seed, config.noise)
+            empty = sum(pair == NO_TEXTS for pair in texts)
+            if empty and config.vary != "empty":
+                _LOG.warning("%s: %d of %d clips have no texts", words, empty, len(texts))
+            pairs = self.tokeniser.encode_pairs([*texts, NO_TEXTS], config.max_length)
+            self._tokens[words] = {f"text_{name}": array for name, array in pairs.items()}
+        return self._tokens[words]
+
+
+def _own_texts(source: ClipSource) -> list[Texts]:
+    return [source[index].texts for index in range(len(source))]

@@ -1,0 +1,59 @@
+"""Where flow and sound disagree: what sounds but stands still, and what moves but is silent.
+
+Only for data whose moving objects are known (the built-in benchmark). It shows what a score hides:
+flow must not fool the network about the second, and texts should help it with the first.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Integer
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionState:
+    """Pixels of annotated frames: all of each kind, and how many were hit."""
+
+    still_sounding: int = 0
+    still_sounding_found: int = 0
+    moving_silent: int = 0
+    moving_silent_taken: int = 0
+
+    def merge(self, other: "MotionState") -> "MotionState":
+        """Both together."""
+        return MotionState(
+            *(a + b for a, b in zip(*map(dataclasses.astuple, (self, other)), strict=True))
+        )
+
+    def compute(self) -> Iterator[tuple[str, float]]:
+        """(name, share): how much of the sounding, still objects was found with the right class;
+        how much of the moving, silent ones was taken for sounding. NaN where there are none."""
+        for name, hit in (
+            ("still_sounding", "still_sounding_found"),
+            ("moving_silent", "moving_silent_taken"),
+        ):
+            count = getattr(self, name)
+            yield hit, getattr(self, hit) / count if count else float("nan")
+
+
+def motion_state(
+    prediction: Integer[np.ndarray, "N h w"],
+    labels: Integer[np.ndarray, "N h w"],
+    objects: Integer[np.ndarray, "N h w"],
+    moving: Integer[np.ndarray, "N h w"],
+) -> MotionState:
+    """Count the pixels of annotated frames.
+
+    Args:
+      prediction, labels: class per pixel, 0 background. objects: class of every visible object,
+        sounding or not. moving: not 0 where that object moves.
+    """
+    still_sounding = (labels > 0) & (moving == 0)
+    moving_silent = (labels == 0) & (objects > 0) & (moving != 0)
+    return MotionState(
+        int(still_sounding.sum()),
+        int((still_sounding & (prediction == labels)).sum()),
+        int(moving_silent.sum()),
+        int((moving_silent & (prediction > 0)).sum()),
+    )

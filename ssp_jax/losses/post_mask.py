@@ -1,0 +1,32 @@
+"""The post-mask loss: where it both sounds and moves (method 4.3)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Which prediction is supervised, which the paper leaves open.
+READINGS = ("none", "shared", "head", "within_flow")
+
+
+def post_mask_bce(
+    logits: Float[Array, "*n P"],
+    truth: Float[Array, "*n P"],
+    moving: Float[Array, "*n P"],
+    reading: str,
+) -> Float[Array, "*n"]:
+    """Binary cross entropy of masks at their points.
+
+    - shared, head: against M_O AND M_GT, mean over the points. `shared` takes the matched queries'
+      masks themselves, which then have two targets that differ outside of the flow; `head` takes
+      masks of their own.
+    - within_flow: the matched queries' masks against M_GT, mean over the points that move; 0 where
+      none does.
+
+    Args:
+      logits, truth, moving: prediction, M_GT and M_O at the same points.
+    """
+    target = truth if reading == "within_flow" else truth * moving
+    bce = jax.nn.softplus(logits) - logits * target
+    if reading == "within_flow":
+        return (bce * moving).sum(-1) / jnp.maximum(moving.sum(-1), 1.0)
+    return bce.mean(-1)
