@@ -1,0 +1,117 @@
+"""Which part helps: python -m ssp_jax.ablate --config=configs/demo.py --seeds=3 [--tables=method]
+
+Trains every row of the tables (ablation_rows.py) with every seed, selects on validation, reports
+test. Rows that are done are not done again, one that was interrupted goes on; ends with tables in
+Markdown, JSON and a plot.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from ssp_jax.ablation_rows import FULL, TABLES, Row, check_rows, row_config
+from ssp_jax.command_line import parse_flags, show_own_log
+from ssp_jax.errors import UserError
+from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
+from ssp_jax.files import write_whole
+from ssp_jax.run import rescore, run
+from ssp_jax.run_folder import check_workdir, stage_names, write_results
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each row.", lower_bound=1)
+_TABLES = flags.DEFINE_list("tables", list(TABLES), f"Of {', '.join(TABLES)}.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/ablate-<config name>.")
+
+_LOG = logging.getLogger("ssp_jax.ablate")
+
+
+def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: int) -> dict:
+    """Train and score every row that is not done yet.
+
+    Returns:
+      {table: {row title: {test set: {score: [a value a seed]}}}}, also in `workdir`/ablation.json.
+
+    Raises:
+      UserError: an unknown table, a config without a part that the rows turn off; see `run`.
+    """
+    unknown = [name for name in tables if name not in TABLES]
+    if unknown:
+        raise UserError(f"--tables={','.join(unknown)}: expected some of {', '.join(TABLES)}")
+    rows = [row for name in tables for row in TABLES[name]]
+    if FULL not in rows:
+        rows = [FULL, *rows]  # what the others are compared with, or score
+    trained = [row for row in rows if not row.rescored]
+    check_rows(config, rows)
+    # A seed changes no shape, so what one seed compiled the others need not.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+    scores: dict[str, list[dict]] = {row.title: [] for row in rows}
+    for seed in range(seeds):
+        for row in [*trained, *(row for row in rows if row.rescored)]:
+            scores[row.title].append(_row_scores(config, workdir, row, seed))
+            _write(workdir, tables, scores)
+    return _write(workdir, tables, scores)
+
+
+def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[str, dict]:
+    config = row_config(config, row)
+    config.seed = seed
+    folder = workdir / row.folder / f"seed{seed}"
+    wanted = {name for stage in stage_names(config) for name in config[stage].test}
+    path = folder / "results.json"
+    if path.exists():
+        check_workdir(config, folder)
+        results = json.loads(path.read_text())
+        if wanted <= results.keys():
+            return {name: results[name] for name in sorted(wanted)}
+    _LOG.info("%s, seed %d", row.title, seed)
+    if not row.rescored:
+        return run(config, folder, brief=True)
+    check_workdir(config, folder)
+    results = rescore(config, workdir / FULL.folder / f"seed{seed}")
+    write_results(path, results)
+    return results
+
+
+def _write(workdir: Path, tables: Sequence[str], scores: Mapping[str, list[dict]]) -> dict:
+    rows = {
+        name: TABLES[name] if FULL in TABLES[name] else (FULL, *TABLES[name]) for name in tables
+    }
+    summary = {
+        name: {row.title: summarise(scores[row.title]) for row in part if scores[row.title]}
+        for name, part in rows.items()
+    }
+    paper = {row.title: dict(row.paper) for part in rows.values() for row in part}
+    write_whole(workdir / "ablation.json", json.dumps(summary, indent=1) + "\n")
+    write_whole(workdir / "ablation.md", ablation_markdown(summary, paper))
+    for name, table in summary.items():
+        ablation_plot(workdir / f"{name}.png", table)
+    return summary
+
+
+def main(argv: list[str]) -> None:
+    """Entry of the command; a UserError becomes one line and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
+    show_own_log()
+    if _CONFIG.value is None:
+        raise app.UsageError("--config is missing, for example --config=configs/demo.py")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(_WORKDIR.value or f"runs/ablate-{name.split(':')[0].removesuffix('.py')}")
+    try:
+        ablate(_CONFIG.value, workdir, tables=_TABLES.value, seeds=_SEEDS.value)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    if jax.process_index() == 0:
+        print((workdir / "ablation.md").read_text())
+        print(f"{workdir}/ablation.md, ablation.json, *.png")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,131 @@
+"""The rows of the ablation tables: each a set of overrides, and the paper's figures beside them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssp_jax.errors import UserError
+from ssp_jax.run_folder import STAGES
+
+Overrides = Mapping[str, Any]
+
+# '*' stands for every stage of the config.
+_NO_PRE = {"*.prompt.premask": False}
+_NO_POST = {"*.criterion.post_mask": "none"}
+_NO_TEXT = {"model.vta": "none"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+      title: as printed; also names the row's folder.
+      overrides: of the config given, which is full SSP.
+      rescored: the row trains nothing; it scores the row "SSP, full" under the overrides.
+      paper: mIoU in per cent by test set, where the paper has it (table 1 and 3 of the paper).
+    """
+
+    title: str
+    overrides: Overrides = dataclasses.field(default_factory=dict)
+    rescored: bool = False
+    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The title in letters that every file system takes."""
+        kept = "".join(c if c.isalnum() else "-" for c in self.title.replace("+", "with"))
+        return "-".join(part for part in kept.split("-") if part)
+
+
+def _paper(s4: float, ms3: float, avss: float) -> dict[str, float]:
+    return {"s4": s4, "ms3": ms3, "avss": avss}
+
+
+FULL = Row("SSP, full", {}, paper=_paper(85.4, 72.3, 50.1))
+_CROSS = {"model.vta": "cross_attention"}
+TABLES: dict[str, tuple[Row, ...]] = {
+    "method": (
+        Row("AAVS", _NO_PRE | _NO_POST | _NO_TEXT, paper=_paper(83.2, 67.3, 48.5)),
+        Row("+ pre-mask", _NO_POST | _NO_TEXT, paper=_paper(84.1, 69.5, 49.2)),
+        Row("+ pre-mask + post-mask", _NO_TEXT, paper=_paper(85.0, 70.2, 49.4)),
+        Row("+ text, no VTA", _NO_PRE | _NO_POST | _CROSS, paper=_paper(83.7, 68.1, 48.6)),
+        Row("+ text + VTA", _NO_PRE | _NO_POST, paper=_paper(84.3, 69.8, 49.0)),
+        Row("full without post-mask", _NO_POST, paper=_paper(84.5, 70.4, 49.7)),
+        FULL,
+    ),
+    "post_mask_weight": (
+        Row("full, post-mask weight 5", {"*.criterion.post_mask_weight": 5.0}),
+        Row("full, post-mask weight 20", {"*.criterion.post_mask_weight": 20.0}),
+    ),
+    "texts": tuple(
+        Row(f"full, scored with {how} texts", {"texts.vary": how}, rescored=True)
+        for how in ("empty", "shuffled", "noisy")
+    ),
+    "inference": (
+        *(
+            Row(f"full, reference {source}", {"*.prompt.source": source}, rescored=True)
+            for source in ("flow", "self", "heard")
+        ),
+        Row("full, reference stage1", {"avss.prompt.source": "stage1"}, rescored=True),
+        Row("full, reference truth (oracle)", {"*.prompt.source": "truth"}, rescored=True),
+    ),
+}
+
+
+def row_config(config: ConfigDict, row: Row) -> ConfigDict:
+    """The config with the row's overrides.
+
+    A prompt from flow alone, or from a first pass that saw it, goes with the pre-mask.
+
+    Raises:
+      UserError: the config has no such key, or the row turns off what the config has not.
+    """
+    config = config.copy_and_resolve_references()
+    stages = [name for name in STAGES if name in config]
+    for key, value in row.overrides.items():
+        names = [key.replace("*", stage, 1) for stage in stages] if key[0] == "*" else [key]
+        for name in names:
+            *path, last = name.split(".")
+            section = config
+            for part in path:
+                if part not in section:
+                    raise UserError(f"row {row.title!r}: this config has no {name}")
+                section = section[part]
+            if last not in section:
+                raise UserError(f"row {row.title!r}: this config has no {name}")
+            section[last] = value
+    for stage in stages:
+        prompt = config[stage].prompt
+        if not prompt.premask and prompt.source in ("flow", "self"):
+            prompt.source = "none"
+    return config
+
+
+def check_rows(config: ConfigDict, rows: list[Row]) -> None:
+    """Does the config have what the rows turn off, so that they differ?
+
+    Raises:
+      UserError: it has no pre-mask, no post-mask or no VTA, or lacks a key.
+    """
+    stages = [config[name] for name in STAGES if name in config]
+    lacking = [
+        what
+        for what, there in (
+            ("pre-mask (prompt.premask)", any(stage.prompt.premask for stage in stages)),
+            (
+                "post-mask (criterion.post_mask)",
+                any(stage.criterion.post_mask != "none" for stage in stages),
+            ),
+            ("VTA (model.vta)", (config.model.vta or "none") != "none"),
+        )
+        if not there
+    ]
+    if lacking:
+        raise UserError(
+            f"--config: an ablation starts from full SSP, this config has no {', '.join(lacking)}"
+        )
+    for row in rows:
+        row_config(config, row)

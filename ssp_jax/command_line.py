@@ -1,0 +1,34 @@
+"""What the commands with a config share: their log, and mistakes in their flags as one line."""
+
+import logging
+import sys
+
+from absl import flags
+from absl import logging as absl_logging
+
+
+def show_own_log() -> None:
+    """Log lines of this project, and of no other, to the terminal."""
+    # Only this project's lines: orbax, TFDS and absl say dozens a minute that nobody asked for.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("ssp_jax", "tfds_builders"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """What is left of the command line; a mistake in it becomes one line and exit status 1."""
+    # ml_collections and absl raise plain errors, some with a traceback inside the message, for
+    # misspelt or mistyped overrides and for what a config file itself refuses.
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError) as error:
+        # KeyError quotes its message; the last line is what follows a traceback.
+        text = str(error.args[0] if error.args else error)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        line = lines[-1] if "Traceback" in text else " ".join(lines)
+        print(f"error: {line.removeprefix('ssp_jax.errors.UserError: ')}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,76 @@
+"""From a config to results: opens the stages, trains or takes them up, scores them."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ssp_jax.data.companions import Companions
+from ssp_jax.data.datasets import check_data_dir, open_datasets
+from ssp_jax.mask_prompts import prompt_by
+from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
+from ssp_jax.scores import evaluate
+from ssp_jax.stage import Stage, stage_words
+
+
+def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
+    """The stages that a run needs, by name: those it asks for, and the one that prompts them.
+
+    Raises:
+      UserError: see `check_config`, `open_datasets`, `Stage`.
+    """
+    names = stage_names(config)
+    prompted = "avss" in names and config.avss.prompt.source == "stage1"
+    needed = ["avs", *names] if prompted and "avs" not in names else names
+    words = [
+        word
+        for name in needed
+        for sets in stage_words(config, name).values()
+        for word in sets.values()
+    ]
+    check_data_dir(config, words)
+    check_config(config)
+    data = open_datasets(config, words)
+    folders = {name: workdir / name for name in needed}
+    if prompted and config.avss.prompt.stage1:
+        folders["avs"] = Path(config.avss.prompt.stage1)
+    companions = Companions(config, data, words)
+    return {name: Stage(config, name, data, folders[name], companions) for name in needed}
+
+
+def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, dict]:
+    """All stages of a config: {"s4": {"miou", "fscore", ...}, ...}, also in results.json.
+
+    Args:
+      brief: see `scores.evaluate`.
+
+    Raises:
+      UserError: see `open_stages`, `check_workdir`.
+    """
+    stages = open_stages(config, workdir)
+    check_workdir(config, workdir)
+    results, params = {}, {}
+    for name in stage_names(config):
+        stage = stages[name]
+        if stage.stage.prompt.source == "stage1":
+            first = stages["avs"]
+            prompt_by(first, params["avs"] if "avs" in params else first.trained(), stage)
+        params[name] = stage.train()
+        for test, result in evaluate(stage, params[name], brief=brief):
+            results[test] = result
+            write_results(workdir / "results.json", results)
+    return results
+
+
+def rescore(config: ConfigDict, workdir: Path) -> dict[str, dict]:
+    """The scores of a finished run's parameters under another config, briefly; writes nothing.
+
+    Raises:
+      UserError: the run is not there or not finished; see `open_stages`.
+    """
+    stages, results = open_stages(config, workdir), {}
+    for name in stage_names(config):
+        stage = stages[name]
+        if stage.stage.prompt.source == "stage1":
+            prompt_by(stages["avs"], stages["avs"].trained(), stage, uses=("test",))
+        results |= dict(evaluate(stage, stage.trained(), brief=True))
+    return results
