@@ -13,20 +13,18 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from ssp_jax.ablation_rows import FULL, TABLES, Row, check_rows, row_config
-from ssp_jax.command_line import parse_flags, show_own_log
+from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
 from ssp_jax.files import write_whole
 from ssp_jax.run import rescore, run
 from ssp_jax.run_folder import check_workdir, stage_names, write_results
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each row.", lower_bound=1)
 _TABLES = flags.DEFINE_list("tables", list(TABLES), f"Of {', '.join(TABLES)}.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/ablate-<config name>.")
 
 _LOG = logging.getLogger("ssp_jax.ablate")
 
@@ -99,12 +97,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
     show_own_log()
-    if _CONFIG.value is None:
-        raise app.UsageError("--config is missing, for example --config=configs/demo.py")
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or f"runs/ablate-{name.split(':')[0].removesuffix('.py')}")
+    config, workdir = config_and_workdir("ablate-")
     try:
-        ablate(_CONFIG.value, workdir, tables=_TABLES.value, seeds=_SEEDS.value)
+        ablate(config, workdir, tables=_TABLES.value, seeds=_SEEDS.value)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

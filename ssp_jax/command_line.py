@@ -2,9 +2,23 @@
 
 import logging
 import sys
+from pathlib import Path
 
-from absl import flags
+from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/[COMMAND-]<config name>.")
+
+
+def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
+    """What --config and --workdir say; without the latter runs/<prefix><name of the config>."""
+    if _CONFIG.value is None:
+        raise app.UsageError("--config is missing, for example --config=configs/demo.py")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    name = name.split(":")[0].removesuffix(".py")
+    return _CONFIG.value, Path(_WORKDIR.value or f"runs/{prefix}{name}")
 
 
 def show_own_log() -> None:

@@ -5,19 +5,14 @@ with a table, results.json and a picture per test set.
 """
 
 import sys
-from pathlib import Path
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import app
 
-from ssp_jax.command_line import parse_flags, show_own_log
+from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.run import run
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; default runs/<config name>.")
 
 
 def main(argv: list[str]) -> None:
@@ -25,12 +20,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
     show_own_log()
-    if _CONFIG.value is None:
-        raise app.UsageError("--config is missing, for example --config=configs/demo.py")
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or f"runs/{name.split(':')[0].removesuffix('.py')}")
+    config, workdir = config_and_workdir()
     try:
-        results = run(_CONFIG.value, workdir)
+        results = run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
