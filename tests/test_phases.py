@@ -26,6 +26,7 @@ def aavs_config(prepared, folder):
     stage.optim.muon_lr = 0.0
     stage.listen.update({"sounds": 0.0, "map": 0.0, "contrast": 0.0})
     config.model.audio_visual_map, config.model.decoder_trains_features = False, True
+    stage.prompt.source = "none"
     return config
 
 
@@ -60,6 +61,7 @@ def start(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     config = get_config(prepared)
     config.model.audio_visual_map, config.model.decoder_trains_features = False, True
+    config.avs.prompt.source = "none"
     stage = make_stage(config, folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save_best(0, stage.phases[0].states.new(jax.random.key(5)).params, 0.0)

@@ -1,0 +1,130 @@
+"""The ablation's rows, its resuming, and its tables; trainings are stood in for."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import demo
+from ssp_jax import ablate as command
+from ssp_jax.ablation_rows import FULL, TABLES, check_rows, row_config
+from ssp_jax.errors import UserError
+from ssp_jax.run_folder import check_config, write_results
+
+
+@pytest.fixture
+def config():
+    """The demo with every part of the method."""
+    config = demo.get_config()
+    config.model.vta = "joint"
+    for name in ("avs", "avss"):
+        config[name].prompt.premask = True
+        config[name].criterion.post_mask = "within_flow"
+    return config
+
+
+def rows():
+    return [row for table in TABLES.values() for row in table]
+
+
+def test_every_row_is_a_config_of_its_own(config):
+    made = {row.title: row_config(config, row) for row in rows()}
+    for changed in made.values():
+        check_config(changed)
+    as_text = {title: changed.to_json() for title, changed in made.items()}
+    assert as_text[FULL.title] == config.to_json()
+    # The demo's second stage is prompted by stage 1 anyway.
+    same = {title for title, text in as_text.items() if text == as_text[FULL.title]}
+    assert same == {FULL.title, "full, reference stage1"}
+    assert len(set(as_text.values())) == len(made) - 1
+    assert len({row.folder for row in rows()}) == len(made)
+    baseline = made["AAVS"]
+    assert baseline.model.vta == "none"
+    for name in ("avs", "avss"):
+        assert not baseline[name].prompt.premask
+        assert baseline[name].criterion.post_mask == "none"
+    assert [row.title for row in TABLES["method"]][-1] == FULL.title
+
+
+def test_a_prompt_from_flow_goes_with_the_pre_mask(config):
+    config.avs.prompt.source = "flow"
+    row = TABLES["method"][0]
+    assert row_config(config, row).avs.prompt.source == "none"
+    assert config.avs.prompt.source == "flow"
+
+
+def test_a_config_without_a_part_is_refused(config):
+    config.model.vta = "none"
+    config.avs.prompt.premask = config.avss.prompt.premask = False
+    with pytest.raises(UserError, match=r"no pre-mask .*, VTA"):
+        check_rows(config, rows())
+
+
+class Runs:
+    """Stands in for training and scoring: scores by the row's folder and the seed."""
+
+    def __init__(self):
+        self.trained, self.scored, self.fail = [], [], None
+
+    def results(self, folder, config, gain=0.0):
+        value = 0.4 + 0.01 * config.seed + 0.001 * len(folder.parent.name) + gain
+        return {
+            name: {"miou": value, "fscore": value + 0.1, "nothing": {"miou": 0.0}}
+            for name in ("s4", "ms3", "avss")
+        }
+
+    def run(self, config, folder, *, brief):
+        assert brief
+        if self.fail == len(self.trained):
+            raise UserError("stopped")
+        self.trained.append(f"{folder.parent.name}/{folder.name}")
+        command.check_workdir(config, folder)
+        results = self.results(folder, config)
+        write_results(folder / "results.json", results)
+        return results
+
+    def rescore(self, config, folder):
+        assert folder.parent.name == FULL.folder
+        self.scored.append(config.texts.vary)
+        return self.results(folder, config, gain=-0.1)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    runs = Runs()
+    monkeypatch.setattr(command, "run", runs.run)
+    monkeypatch.setattr(command, "rescore", runs.rescore)
+    monkeypatch.setattr(command.jax.config, "update", lambda *_: None)
+    return runs
+
+
+def test_trains_every_row_once_and_goes_on_where_it_stopped(config, runs, tmp_path):
+    runs.fail = 4
+    with pytest.raises(UserError, match="stopped"):
+        command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
+    assert len(runs.trained) == 4
+    assert "ablation.md" in {path.name for path in tmp_path.iterdir()}
+    runs.fail = None
+    summary = command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
+    assert len(runs.trained) == len(set(runs.trained)) == 14
+    assert runs.scored == ["empty", "shuffled", "noisy"] * 2
+    again = command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
+    assert len(runs.trained) == 14
+    assert again == summary == json.loads((tmp_path / "ablation.json").read_text())
+    values = summary["method"]["AAVS"]["s4"]["miou"]
+    np.testing.assert_allclose(np.diff(values), 0.01)
+    text = (tmp_path / "ablation.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| AAVS"))
+    assert f"{100 * np.mean(values):.1f} ± 0.7 / {100 * np.mean(values) + 10:.1f}" in line
+    assert "83.2" in line
+    assert "full, scored with empty texts" in text
+    assert (tmp_path / "method.png").exists()
+    # Another config in the same folder is refused, not mixed in.
+    config.avs.steps += 1
+    with pytest.raises(UserError, match=r"avs\.steps"):
+        command.ablate(config, tmp_path, tables=("method",), seeds=1)
+
+
+def test_unknown_table(config, tmp_path):
+    with pytest.raises(UserError, match="expected some of method"):
+        command.ablate(config, tmp_path, tables=("methods",), seeds=1)
