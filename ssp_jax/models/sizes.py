@@ -49,6 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "bert_ffn": 128,
         "vta_stride": 8,
         "vta_into": "all",
+        "vta_queries": True,
         "audio_visual_map": True,
         "decoder_trains_features": False,
     },

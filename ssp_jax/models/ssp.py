@@ -58,6 +58,8 @@ class SSP(nnx.Module):
         that are given, of width clip_width.
       vta_into: what it changes: 'mask_features' (as the paper says) or 'all', the maps that the
         queries attend to as well (ours).
+      vta_queries: (ours) what BERT makes of A2, projected, is added to the audio embedding, so that
+        queries (and the audio-visual map) look for what is named as for what is heard.
       bert_vocabulary, bert_length, bert_width, bert_layers, bert_heads, bert_ffn, bert_adapters:
         see `Bert`.
       post_mask_head: queries predict a second mask, for the post-mask loss (method 4.3).
@@ -97,6 +99,7 @@ class SSP(nnx.Module):
         vta_visual: str = "swin",
         vta_stride: int = 32,
         vta_into: str = "mask_features",
+        vta_queries: bool = False,
         clip_width: int = 768,
         bert_vocabulary: int = 30522,
         bert_length: int = 512,
@@ -155,6 +158,8 @@ class SSP(nnx.Module):
             raise ValueError(f"vta_into: 'mask_features' or 'all', not {vta_into!r}")
         if vta != "none":
             self.vta_level = STRIDES.index(vta_stride)
+            if vta_queries:
+                self.text_projection = Linear(bert_width, hidden, kernel_init=head_init, rngs=rngs)
             self.vta = VTA(
                 hidden,
                 4 if vta_into == "all" else 1,
@@ -246,6 +251,8 @@ class SSP(nnx.Module):
             maps, aligned = self.vta(maps, visual, text_ids, text_types, text_mask)
             mask_features, multi_scale = maps[0], maps[1:] or multi_scale
             more |= aligned
+            if hasattr(self, "text_projection"):
+                audio = audio + self.text_projection(aligned["text"])
         if hasattr(self, "audio_visual_map"):
             more["audio_visual_map"] = self.audio_visual_map(mask_features, audio)
         inputs = (mask_features, multi_scale, audio)

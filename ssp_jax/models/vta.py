@@ -76,14 +76,15 @@ class VTA(nnx.Module):
         types: Int[Array, "N L"],
         mask: Bool[Array, "N L"],
     ) -> tuple[list[Float[Array, "N ?h ?w C"]], dict[str, Array]]:
-        """The maps with what the texts say of them; and 'align_1', 'align_2', (N, g, k, C) grids.
+        """The maps with what the texts say of them; and 'align_1', 'align_2', (N, g, k, C) grids,
+        and 'text' (N, D), the mean over what BERT makes of A2, the names of what may sound.
 
         Args:
           visual: a grid of tokens over the frame.
           ids, types, mask: the texts as a BERT pair, see `AVBatch`.
         """
         aligned = self._align(visual, ids, types, mask)
-        total = sum(aligned.values())
+        total = sum(grid for name, grid in aligned.items() if name != "text")
         results = []
         for norm, features in zip(self.norms, maps, strict=True):
             if total.shape[1] > 1:
@@ -101,7 +102,10 @@ class VTA(nnx.Module):
             tokens = visual.reshape(batch, height * columns, -1)
             text = self.bert.embed_text(ids, types)
             queries, aligned = self.bert.embed_queries(batch), {}
-            mask = jnp.concatenate([jnp.ones((batch, NUM_QUERIES), bool), mask], axis=1)
+            texts, mask = (
+                mask,
+                jnp.concatenate([jnp.ones((batch, NUM_QUERIES), bool), mask], axis=1),
+            )
             for name, layer, cross in (
                 ("align_1", self.align_1, tokens),
                 ("align_2", self.align_2, None),
@@ -110,18 +114,28 @@ class VTA(nnx.Module):
                 both = self.bert.encode(both, mask, cross=cross, num_queries=NUM_QUERIES)
                 queries = both[:, :NUM_QUERIES]
                 aligned[name] = layer(queries.mean(1))[:, None, None]
-            return aligned
+            return aligned | {"text": _mean_of_a2(both[:, NUM_QUERIES:], types, texts)}
         tokens = self.visual(visual).reshape(batch, height * columns, -1)
         tokens = self.bert.embedding_norm(tokens)
         text = self.bert.embed_text(ids, types)
         if self.variant == "cross_attention":
             text = self.bert.encode(text, mask)
             attended = self.attention(tokens, text, text, ~mask[:, None])
-            return {"align_1": self.align_1(attended).reshape(batch, height, columns, -1)}
-        mask = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), mask], axis=1)
+            return {
+                "align_1": self.align_1(attended).reshape(batch, height, columns, -1),
+                "text": _mean_of_a2(text, types, mask),
+            }
+        texts, mask = mask, jnp.concatenate([jnp.ones(tokens.shape[:2], bool), mask], axis=1)
         aligned = {}
         for name, layer in (("align_1", self.align_1), ("align_2", self.align_2)):
             both = self.bert.encode(jnp.concatenate([tokens, text], axis=1), mask)
             tokens = both[:, : tokens.shape[1]]
             aligned[name] = layer(tokens).reshape(batch, height, columns, -1)
-        return aligned
+        return aligned | {"text": _mean_of_a2(both[:, tokens.shape[1] :], types, texts)}
+
+
+def _mean_of_a2(
+    text: Float[Array, "N L D"], types: Int[Array, "N L"], mask: Bool[Array, "N L"]
+) -> Float[Array, "N D"]:
+    second = (mask & (types == 1)).astype(text.dtype)[..., None]
+    return (text * second).sum(1) / jnp.maximum(second.sum(1), 1)
