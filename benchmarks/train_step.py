@@ -32,17 +32,20 @@ _DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "What the network
 _FRAMES = flags.DEFINE_integer("frames", 2, "Frames of a step.", 1)
 _STEPS = flags.DEFINE_integer("steps", 3, "Timed steps after the first.", 1)
 _SIZE = flags.DEFINE_string("size", "base", "A size of ssp_jax/models/sizes.py.")
+_KIND = flags.DEFINE_enum(
+    "kind", "aavs", ["aavs", "base"], "AAVS, or SSP as configs/avss.py has it."
+)
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute layers in the backward pass.")
 _ROW = flags.DEFINE_string("row", None, "One row as stage,phase,dtype, in this process.")
 
 
 def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
     """The row's numbers, for the process it runs in."""
-    config = avss.get_config("paper")
+    config = avss.get_config(_KIND.value)
     config.init_from = "random weights serve here"
     config[name].phases = "all" if phase_name == "all" else "aavs"
     stage, binary = config[name], name == "avs"
-    classes = 2 if binary else 71
+    classes, prompted = 2 if binary else 71, stage.prompt.source != "none"
 
     def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
         return TrainedNetwork(
@@ -53,7 +56,13 @@ def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
             listen=stage.listen,
             overrides={
                 "decoder_adapter": stage.decoder_adapter,
-                "mask_prompt": not binary,
+                "mask_prompt": prompted,
+                "premask": stage.prompt.premask,
+                "own_reference": "self" if stage.prompt.source == "self" else "none",
+                "post_mask_head": stage.criterion.post_mask == "head",
+                "vta": config.model.vta or "none",
+                "vta_visual": config.model.vta_visual or "swin",
+                "bert_adapters": bool(config.model.bert_adapters),
                 "remat": _REMAT.value,
             },
             rngs=rngs,
@@ -79,7 +88,9 @@ def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
         label_size=224,
         num_classes=classes,
         num_sounds=0,
-        reference=not binary,
+        reference=prompted,
+        flow_mask=stage.prompt.premask,
+        text_length=config.texts.max_length if config.model.vta else 0,
     )
     batch = put_batch(mesh, batch)
     start = time.perf_counter()
@@ -116,7 +127,7 @@ def main(argv):
                 command = [sys.executable, "-m", "benchmarks.train_step", *argv[1:]]
                 command += [f"--row={stage},{phase},{dtype}", f"--frames={frames}"]
                 command += [f"--steps={_STEPS.value}", f"--size={_SIZE.value}"]
-                command += [f"--remat={_REMAT.value}"]
+                command += [f"--remat={_REMAT.value}", f"--kind={_KIND.value}"]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     print(f"| {stage} | {phase} | {dtype} | failed: {done.stderr[-300:]!r} |")

@@ -27,7 +27,12 @@ _MODEL = _OF_SIZES | {
 # (regex on parameter paths, factor on the rate); the first that is found decides, 0 freezes.
 AAVS_PHASE_1 = (
     (r"^network/encoder/", 0.0),
-    (r"query_|prompt_embedding|/adapter/|class_head|^network/audio_projection/", 1.0),
+    # The last two are SSP's; BERT itself is a matter of `optim.bert`.
+    (
+        r"query_|prompt_embedding|/adapter/|class_head|^network/audio_projection/"
+        r"|post_mask_head/|^network/vta/",
+        1.0,
+    ),
     (r".", 0.0),
 )
 AAVS_PHASE_2 = ((r"^network/encoder/.*_adapter/", 1.0), *AAVS_PHASE_1)
@@ -87,6 +92,7 @@ def stage(**changes) -> ConfigDict:
                 "b2": 0.999,
                 "clip_norm": 0.0,
                 "rates": (),
+                "bert": "all",  # of BERT trains "all", its "adapters", or it is "frozen"
             },
         }
     )
@@ -182,16 +188,61 @@ AAVS_SEMANTIC_STAGE = AAVS_STAGE | {
 }
 
 
-def check_size(config_file: str, size: str) -> None:
+KINDS = ("base", "paper", "aavs", "small")
+
+
+def check_kind(config_file: str, kind: str) -> None:
     """Refuse what none of the configs has."""
-    if size not in ("base", "paper", "small"):
-        raise UserError(f"{config_file}:{size}: expected one of 'base', 'paper', 'small'")
+    if kind not in KINDS:
+        raise UserError(f"{config_file}:{kind}: expected one of {', '.join(KINDS)}")
 
 
-def paper(config: ConfigDict) -> ConfigDict:
-    """What the numbers of AAVS and SSP were computed with: their protocol."""
-    config.protocol = "stepping_stones"
+# What may start anew beside AAVS's new parts.
+_SSP_NEW = ("vta/(visual|align_|norms)", "bert/.*adapter/", "post_mask_head")
+
+
+def finish(config: ConfigDict, kind: str) -> ConfigDict:
+    """The full-size configs with their stages: SSP, SSP as the paper says, or AAVS.
+
+    paper and aavs score under the protocol that the published numbers were computed with.
+    """
+    if kind != "base":
+        config.protocol = "stepping_stones"
+    stages = [config[name] for name in ("avs", "avss") if name in config]
+    if kind == "aavs":
+        if "avss" in config:
+            config.avss.prompt.update({"truth": 1.0, "predicted": 0.0})
+        return config
+    config.model.vta = "joint"
+    config.texts.tokeniser = "bert-base-uncased"
+    config.texts.max_length = 128
+    for stage in stages:
+        stage.init_new = (*stage.init_new, *_SSP_NEW)
+        stage.prompt.premask = True
+        if kind == "paper":
+            stage.criterion.post_mask = "shared"
+            stage.prompt.update({"truth": 1.0, "predicted": 0.0})
+        else:
+            stage.criterion.post_mask = "head"
+            stage.optim.bert = "adapters"
+    config.avs.prompt.source = "flow" if kind == "paper" else "self"
+    if kind == "paper":
+        config.model.vta_visual = "clip"
+        config.flow.update(PAPER_FLOW)
+        return config
+    config.model.bert_adapters = True
+    config.avs.prompt.update({"truth": 0.5, "predicted": 0.5})
     return config
+
+
+# Method 4.1, literally: the greyscale of Perceiver IO's flow is above 0.
+PAPER_FLOW = {
+    "estimator": "perceiver",
+    "threshold": "nonzero",
+    "camera": "none",
+    "smoothing": "mean",
+    "despeckle": 1,
+}
 
 
 def small(config: ConfigDict) -> ConfigDict:

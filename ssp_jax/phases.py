@@ -38,6 +38,25 @@ class Phase:
     states: StateMaker
 
 
+# config.<stage>.optim.bert -> what of BERT trains, ahead of all other rates.
+BERT_RATES = {
+    "all": ((r"^network/vta/bert/", 1.0),),
+    "adapters": ((r"^network/vta/bert/.*adapter/", 1.0), (r"^network/vta/bert/", 0.0)),
+    "frozen": ((r"^network/vta/bert/", 0.0),),
+}
+
+
+def _with_bert(config: ConfigDict, name: str, optim: ConfigDict) -> ConfigDict:
+    if optim.bert not in BERT_RATES:
+        raise UserError(
+            f"config.{name}.optim.bert={optim.bert!r}: expected one of {', '.join(BERT_RATES)}"
+        )
+    optim = optim.copy_and_resolve_references()
+    if (config.model.vta or "none") != "none":
+        optim.rates = (*BERT_RATES[optim.bert], *optim.rates)
+    return optim
+
+
 def plan_phases(config: ConfigDict, name: str) -> list[PhasePlan]:
     """The phases that `config.<name>.phases` asks for.
 
@@ -46,12 +65,14 @@ def plan_phases(config: ConfigDict, name: str) -> list[PhasePlan]:
       parameters of phase 1 and with a fresh optimiser; the sections `phase1`, `phase2` say what
       changes in `optim`.
 
+    In each, `optim.bert` decides on BERT: all of it trains, its adapters, or nothing.
+
     Raises:
       UserError: another word, a share outside of (0, 1), or nothing to start from.
     """
     stage = config[name]
     if stage.phases == "all":
-        return [PhasePlan("", 0, stage.steps, stage.optim)]
+        return [PhasePlan("", 0, stage.steps, _with_bert(config, name, stage.optim))]
     if stage.phases != "aavs":
         raise UserError(f"config.{name}.phases={stage.phases!r}: expected one of all, aavs")
     if not (config.init_from or stage.init_from):
@@ -67,7 +88,7 @@ def plan_phases(config: ConfigDict, name: str) -> list[PhasePlan]:
     for phase, start, end in (("phase1", 0, middle), ("phase2", middle, stage.steps)):
         optim = stage.optim.copy_and_resolve_references()
         optim.update({"lr": stage[phase].lr, "rates": stage[phase].rates})
-        plans.append(PhasePlan(phase, start, end, optim))
+        plans.append(PhasePlan(phase, start, end, _with_bert(config, name, optim)))
     return plans
 
 

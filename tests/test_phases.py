@@ -31,14 +31,14 @@ def aavs_config(prepared, folder):
 
 
 def test_plans_of_the_real_configs():
-    config = s4.get_config("paper")
+    config = s4.get_config("aavs")
     with pytest.raises(UserError, match=r"config\.init_from"):
         plan_phases(config, "avs")
     config.init_from = "somewhere"
     first, second = plan_phases(config, "avs")
     assert (first.start, first.end, second.end) == (0, 25_890, 51_780)
     assert (first.optim.lr, second.optim.lr) == (1e-3, 1e-4)
-    config = avss.get_config("paper")
+    config = avss.get_config("aavs")
     config.init_from = "somewhere"
     assert plan_phases(config, "avss")[0].end == config.avss.steps // 3
     config.avs.phases = "both"
