@@ -1,5 +1,7 @@
 """Plans of training: what they freeze, where they start; and both phases of AAVS run."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -43,6 +45,26 @@ def test_plans_of_the_real_configs():
     assert plan_phases(config, "avss")[0].end == config.avss.steps // 3
     config.avs.phases = "both"
     with pytest.raises(UserError, match="'both': expected one of all, aavs"):
+        plan_phases(config, "avs")
+
+
+def test_what_of_bert_trains():
+    config = avss.get_config()
+    config.init_from = "somewhere"
+    pattern = "network/vta/bert/layers/0/"
+    for kind, trained in (("all", [1, 1]), ("adapters", [0, 1]), ("frozen", [0, 0])):
+        config.avs.optim.bert = kind
+        first, _ = plan_phases(config, "avs")
+        names = [f"{pattern}ffn/input/kernel", f"{pattern}attention_adapter/up/kernel"]
+        factors = [next(f for regex, f in first.optim.rates if re.search(regex, n)) for n in names]
+        assert factors == trained
+    for name in ("network/vta/align_1/kernel", "network/mask_decoder/post_mask_head/0/bias"):
+        assert next(f for regex, f in first.optim.rates if re.search(regex, name)) == 1
+    # Without texts there is no BERT that a regex could match.
+    config.model.vta = "none"
+    assert not any("bert" in regex for regex, _ in plan_phases(config, "avs")[0].optim.rates)
+    config.avs.optim.bert = "half"
+    with pytest.raises(UserError, match="expected one of all, adapters, frozen"):
         plan_phases(config, "avs")
 
 
