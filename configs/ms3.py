@@ -8,8 +8,8 @@ The first is SSP with Swin-B at 384 pixels under the official protocol, from pre
 commas). `ms3.py:aavs` is the baseline AAVS, `ms3.py:paper` SSP as the paper says it (flow by
 Perceiver IO, tokens by CLIP), both under their own protocol, which scores
 AVSBench-semantic's v1m. `small` is the size for two CPU cores, from scratch. DIR holds
-Single-source/ and Multi-sources/ as downloaded; with `paper` and `aavs` it is the folder with metadata.csv.
-AAVS reports mIoU 67.3, F-score 77.6; SSP 72.3, 84.6.
+Single-source/ and Multi-sources/ as downloaded; with `paper` and `aavs` it is the folder
+with metadata.csv. AAVS reports mIoU 67.3, F-score 77.6; SSP 72.3, 84.6.
 """
 
 from configs.common import AAVS_OBJECT_STAGE, SMALL_STAGE, base, check_kind, finish, small, stage

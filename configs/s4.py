@@ -8,8 +8,8 @@ The first is SSP with Swin-B at 384 pixels under the official protocol, from pre
 commas). `s4.py:aavs` is the baseline AAVS, `s4.py:paper` SSP as the paper says it (flow by
 Perceiver IO, tokens by CLIP), both under their own protocol, which scores
 AVSBench-semantic's v1s. `small` is the size for two CPU cores, from scratch. DIR holds
-Single-source/ and Multi-sources/ as downloaded; with `paper` and `aavs` it is the folder with metadata.csv.
-AAVS reports mIoU 83.2, F-score 91.3; SSP 85.4, 93.3.
+Single-source/ and Multi-sources/ as downloaded; with `paper` and `aavs` it is the folder
+with metadata.csv. AAVS reports mIoU 83.2, F-score 91.3; SSP 85.4, 93.3.
 """
 
 from configs.common import AAVS_OBJECT_STAGE, SMALL_STAGE, base, check_kind, finish, small, stage

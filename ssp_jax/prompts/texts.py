@@ -7,6 +7,7 @@ likely to make sound.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -158,6 +159,20 @@ def vary_texts(
         words = [tuple(text.split() for text in pair) for pair in texts]
         return tuple(_noisy(words, clip, uid, seed, share) for clip, uid in enumerate(uids))
     return tuple(texts)
+
+
+def mirrored(texts: Sequence[Texts]) -> tuple[Texts, ...]:
+    """The texts as they would be of the mirrored clips: left for right, and right for left."""
+
+    def other(found: re.Match) -> str:
+        word = found[0]
+        swapped = "right" if word.lower() == "left" else "left"
+        return swapped.capitalize() if word[0].isupper() else swapped
+
+    return tuple(
+        tuple(re.sub(r"\b(left|right)\b", other, text, flags=re.IGNORECASE) for text in pair)
+        for pair in texts
+    )
 
 
 def _noisy(words: list[tuple], clip: int, uid: str, seed: int, share: float) -> Texts:

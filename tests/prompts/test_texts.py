@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from ssp_jax.errors import UserError
-from ssp_jax.prompts.texts import read_text_file, read_texts, vary_texts, write_text_file
+from ssp_jax.prompts.texts import mirrored, read_text_file, read_texts, vary_texts, write_text_file
 
 TEXTS = {f"clip{i}": (f"a dog{i} on the left; a cat{i} sits", f"dog{i}") for i in range(30)}
 UIDS = tuple(TEXTS)
@@ -167,3 +167,13 @@ def test_other_variations_are_refused():
         vary("dirty")
     with pytest.raises(UserError, match=r"words is 1\.5"):
         vary("noisy", share=1.5)
+
+
+def test_texts_of_mirrored_clips():
+    texts = [("On the left a bright bell moves to the right.", "bell"), ("Left; leftover", "")]
+    expected = (
+        ("On the right a bright bell moves to the left.", "bell"),
+        ("Right; leftover", ""),
+    )
+    assert mirrored(texts) == expected
+    assert mirrored(expected) == tuple(texts)
