@@ -17,7 +17,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import make_estimator
 from ssp_jax.flow.mask import flow_masks
 from ssp_jax.flow.store import FlowStore, add_flow, open_flow
-from ssp_jax.prompts.texts import NO_TEXTS, Texts, read_texts, vary_texts
+from ssp_jax.prompts.texts import NO_TEXTS, Texts, mirrored, read_texts, vary_texts
 from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
 from tfds_builders.prepare import GENERATED
 
@@ -99,8 +99,12 @@ class Companions:
             empty = sum(pair == NO_TEXTS for pair in texts)
             if empty and config.vary != "empty":
                 _LOG.warning("%s: %d of %d clips have no texts", words, empty, len(texts))
-            pairs = self.tokeniser.encode_pairs([*texts, NO_TEXTS], config.max_length)
-            self._tokens[words] = {f"text_{name}": array for name, array in pairs.items()}
+            rows = [*texts, NO_TEXTS, *mirrored(texts), NO_TEXTS]
+            pairs = self.tokeniser.encode_pairs(rows, config.max_length)
+            self._tokens[words] = {
+                f"text_{name}": array.reshape(2, len(texts) + 1, -1)
+                for name, array in pairs.items()
+            }
         return self._tokens[words]
 
 

@@ -83,7 +83,8 @@ class Beside:
 
     Attributes:
       masks: what stage 1 predicted, maps of the annotated frames. flow_masks: M_O, of all frames.
-      texts: 'text_ids', 'text_types', 'text_mask', a row a clip and a last one for "no text".
+      texts: 'text_ids', 'text_types', 'text_mask', (2, clips + 1, L): as they are and as they would
+        be of the mirrored clip; the last row is "no text".
     """
 
     masks: ClipMaps | None = None
@@ -201,9 +202,10 @@ class FrameReader:
         if self.spec.flow_mask:
             slots["flow_mask"] = np.stack(flow_masks)
         if self.spec.text_length:
+            mirrored = int(geometry is not None and geometry.flip)
             row = index if texts else -1
             for name, array in self.beside.texts.items():
-                slots[name] = np.tile(array[row], (len(seconds), 1))
+                slots[name] = np.tile(array[mirrored, row], (len(seconds), 1))
         return slots | {
             "frames": np.stack(frames),
             "log_mel": windows[list(seconds)],
@@ -246,7 +248,7 @@ class FrameReader:
         if spec.text_length:
             # "No text" has tokens too: a row without any would have nothing to attend to.
             for name, array in self.beside.texts.items():
-                slots[name] = np.tile(array[-1], (count, 1))
+                slots[name] = np.tile(array[0, -1], (count, 1))
         return slots | {
             "frames": np.zeros((count, size, size, 3), np.uint8),
             "log_mel": np.zeros((count, log_mel.FRAMES, log_mel.BANDS), np.float32),

@@ -91,9 +91,10 @@ class FlowMasks:
 
 
 def texts_of(source):
-    """Tokens that tell their clip; a last row for "no text"."""
-    rows = np.arange(len(source) + 1, dtype=np.int32)[:, None] + np.zeros(4, np.int32)
-    return {"text_ids": rows, "text_types": 0 * rows, "text_mask": rows < len(source)}
+    """Tokens that tell their clip, and by their type whether it is mirrored."""
+    rows = np.arange(len(source) + 1, dtype=np.int32)[:, None] + np.zeros((2, 1, 4), np.int32)
+    types = 0 * rows + np.array([0, 1], np.int32)[:, None, None]
+    return {"text_ids": rows, "text_types": types, "text_mask": rows < len(source)}
 
 
 def test_dtypes_are_those_of_the_contract(train):
@@ -413,12 +414,20 @@ def test_flow_masks_and_texts_are_those_of_the_clip(train, test):
             np.testing.assert_array_equal(batch.flow_mask[valid, 0, 0], expected[valid])
             np.testing.assert_array_equal(batch.text_ids[valid, 0], batch.clip[valid])
             assert batch.text_mask[valid].all()
+            assert not batch.text_types.any()
             assert not batch.text_mask[~valid].any()
-    # The flow mask moves with the frame.
-    flipped = train_batches(
-        train, PROMPTED, batch_size=8, seed=0, beside=of_train, augment=Augment(scale=(0.5, 0.5))
+    # The flow mask moves with the frame, and texts say left for right.
+    moved = train_batches(
+        train,
+        PROMPTED,
+        batch_size=8,
+        seed=0,
+        beside=of_train,
+        augment=Augment(flip=1.0, scale=(0.5, 0.5)),
     )
-    assert all((mask == 0).any() for mask in take(flipped, 1)[0].flow_mask)
+    (batch,) = take(moved, 1)
+    assert all((mask == 0).any() for mask in batch.flow_mask)
+    assert batch.text_types.all()
 
 
 def test_a_clip_with_a_foreign_sound_or_none_has_no_texts(train):
