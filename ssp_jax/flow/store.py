@@ -3,23 +3,19 @@
 `<version folder>/flow-<estimator>/<split>/`; record = float16 array (T - 1, h, w, 2).
 """
 
-import bisect
 import concurrent.futures
-import dataclasses
+import functools
 import io
 import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from tqdm import tqdm
 
-from ssp_jax.data.clip_store import ClipStore, differences, read_note, write_note
+from ssp_jax.data.source_store import Records, SourceStore
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import Estimator, PairFlow
@@ -32,15 +28,8 @@ _STEPS = 4096
 _FORMAT = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class FlowStore:
-    """Flows of a source's clips, in its index space; pickles, compares by its folders.
-
-    Attributes:
-      parts: the flows of each of its splits.
-    """
-
-    parts: tuple[ClipStore, ...]
+class FlowStore(SourceStore):
+    """Flows of a source's clips."""
 
     def read(self, clip: int) -> Float[np.ndarray, "flows h w 2"]:
         """Flows from each frame of a clip to the next, float32, T - 1 of them (perhaps none).
@@ -48,55 +37,24 @@ class FlowStore:
         x, then y, in units of the frame's shorter side.
 
         Raises:
-          IndexError: no such clip.
-          UserError: its shard is missing or damaged.
+          IndexError, UserError: see `SourceStore.read_record`.
         """
-        ends = list(itertools.accumulate(part.num_clips for part in self.parts))
-        part = bisect.bisect_right(ends, clip)
-        if clip < 0 or part == len(ends):
-            raise IndexError(f"clip {clip} of {ends[-1] if ends else 0}")
-        return self.parts[part].read(clip - (ends[part - 1] if part else 0), _decode)
+        return self.read_record(clip, _decode)
 
 
 def open_flow(source: ClipSource, estimator: str) -> FlowStore:
     """The flows of a source's clips, which `add_flow` stored.
 
     Raises:
-      UserError: of one split or more they are missing, incomplete or of other data, or they were
-        not made alike; names the folders and the command that mends it.
+      UserError: see `Records.open`.
     """
-    problems, first = [], None
-    stores = tuple(_store(part, estimator) for part in source.parts)
-    for store, part in zip(stores, source.parts, strict=True):
-        note = read_note(store.folder)
-        if note is None:
-            problems.append(f"{store.folder}: no flow here yet. Run: {_command(part, estimator)}")
-            continue
-        made = {key: note.get(key) for key in ("format", "settings", "size")}
-        first = first or (store.folder, made)
-        if note.get("data") != part.fingerprint():
-            problems.append(_of_other_data(store, part, estimator))
-        elif (done := store.next_clip()) < len(part):
-            problems.append(
-                f"{store.folder}: half written, {done} of {len(part)} clips. To go on, run: "
-                + _command(part, estimator)
-            )
-        elif differ := differences(made, first[1]):
-            problems.append(
-                f"{store.folder}: not made like {first[0]} ({differ}). Delete one of them and "
-                f"run: {_command(part, estimator)}"
-            )
-    if problems:
-        raise UserError("\n".join(problems))
-    return FlowStore(stores)
+    return FlowStore(_records(estimator).open(source))
 
 
 def add_flow(
     source: ClipSource, estimator: Estimator, *, size: int = 112, progress: bool = True
 ) -> None:
-    """Estimate the flows of a source's clips and keep them beside its data, unless they are there.
-
-    May be stopped at any time: called again, it goes on. Other processes that want the same wait.
+    """Estimate the flows of a source's clips and keep them beside its data, see `Records.add`.
 
     Args:
       estimator: see `make_estimator`.
@@ -110,82 +68,30 @@ def add_flow(
     """
     if size < 16:
         raise UserError(f"size of stored flow: expected at least 16 pixels, got {size}")
-    estimate = None
-    for part in source.parts:
-        store = _store(part, estimator.name)
-        facts = _facts(part, estimator, size)
-        _check_note(store, part, facts)
-        if store.next_clip() == len(part):
-            continue  # before any lock: a finished store may be read-only
-        try:
-            with store.lock():
-                _check_note(store, part, facts)  # of whoever had the lock
-                write_note(store.folder, facts)
-                first = store.next_clip()
-                estimate = estimate or estimator.make()
-                clips = _estimated(part, first, estimate, size, estimator.threads)
-                store.write(
-                    tqdm(
-                        clips,
-                        desc=f"flow of {part.split}",
-                        unit="clip",
-                        initial=first,
-                        total=len(part),
-                        disable=not progress,
-                        mininterval=1.0,
-                    )
-                )
-        except OSError as error:
-            raise UserError(
-                f"{store.folder}: cannot be written ({error}). What was written is kept; once "
-                f"there is room or permission, run: {_command(part, estimator.name)}"
-            ) from error
-
-
-def _store(part, estimator: str) -> ClipStore:
-    folder = Path(part.folder) / f"flow-{estimator}" / part.split
-    remedy = f"Delete {folder} and run: {_command(part, estimator)}"
-    return ClipStore(folder, len(part), CLIPS_PER_SHARD, "the stored flow", remedy)
-
-
-def _command(part, estimator: str) -> str:
-    weights = " --weights=DIR" if estimator == "perceiver" else ""
-    return (
-        f"python -m ssp_jax.flow --prepared={part.folder} --split={part.split} "
-        f"--estimator={estimator}{weights}"
-    )
-
-
-def _of_other_data(store: ClipStore, part, estimator: str) -> str:
-    return (
-        f"{store.folder}: made from other data than are here now: the data set was prepared anew, "
-        "or copied without its files' times (cp -a keeps them). Delete that folder and run: "
-        + _command(part, estimator)
-    )
-
-
-def _facts(part, estimator: Estimator, size: int) -> dict[str, Any]:
-    return {
+    facts = {
         "format": _FORMAT,
-        "data": part.fingerprint(),
-        "split": part.split,
         "estimator": estimator.name,
         "settings": estimator.settings,
         "size": size,
     }
+    make = functools.cache(estimator.make)
+
+    def flows(part, first: int) -> Iterator[bytes]:
+        return _estimated(part, first, make(), size, estimator.threads)
+
+    _records(estimator.name).add(source, facts, flows, progress=progress)
 
 
-def _check_note(store: ClipStore, part, facts: dict[str, Any]) -> None:
-    note = read_note(store.folder)
-    if note is None:
-        return
-    if note.get("data") != facts["data"]:
-        raise UserError(_of_other_data(store, part, facts["estimator"]))
-    if differ := differences(note, facts):
-        raise UserError(
-            f"{store.folder}: made with other settings ({differ}). Use it as it is, or delete it "
-            "and run the same command again"
+def _records(estimator: str) -> Records:
+    weights = " --weights=DIR" if estimator == "perceiver" else ""
+
+    def how(folder: str, split: str) -> str:
+        return (
+            f"run: python -m ssp_jax.flow --prepared={folder} --split={split} "
+            f"--estimator={estimator}{weights}"
         )
+
+    return Records(f"flow-{estimator}", "flow", CLIPS_PER_SHARD, how)
 
 
 def _estimated(
