@@ -146,6 +146,10 @@ def base() -> ConfigDict:
                 "deviations": 3.0,
                 "despeckle": 5,
             },
+            # CLIP's image encoder, read where config.model.vta_visual is "clip": folder of
+            # `python -m ssp_jax.weights import --source=clip_vision`. Its tokens of the frames are
+            # computed once and kept beside the prepared data.
+            "clip": {"weights": ""},
             # Texts, read where config.model.vta is not "none". file: JSON as
             # `python -m ssp_jax.prompts` writes it; empty: those of the data set itself.
             # tokeniser: folder, file or hub name of BERT's vocabulary; empty: one of the built-in

@@ -10,7 +10,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LOG_MEL_FRAMES, LOG_MEL_BANDS = 96, 64  # one VGGish window: 0.96 s
-PROMPTS = ("reference", "own_reference", "flow_mask", "text_ids", "text_types", "text_mask")
+PROMPTS = (
+    "reference",
+    "own_reference",
+    "flow_mask",
+    "text_ids",
+    "text_types",
+    "text_mask",
+    "visual_tokens",
+)
 
 
 @jax.tree_util.register_dataclass
@@ -39,6 +47,8 @@ class AVBatch:
       flow_mask: where something moves (M_O of method 4.1), 0 or 255, at the scored size.
       text_ids, text_types, text_mask: the clip's two texts as a BERT pair of L tokens; the mask is
         True at tokens, False at padding.
+      visual_tokens: CLIP's of the frame, g x k of width E, row by row (method 4.5); float16, to
+        spare memory. 0 where not annotated.
     """
 
     frames: UInt8[Array, "N H W 3"]
@@ -56,6 +66,7 @@ class AVBatch:
     text_ids: Int[Array, "N L"] | None = None
     text_types: Int[Array, "N L"] | None = None
     text_mask: Bool[Array, "N L"] | None = None
+    visual_tokens: Float[Array, "N g k E"] | None = None
 
     def normalised(self) -> Float[Array, "N H W 3"]:
         """Frames as float32 with ImageNet mean and deviation (method 3.5)."""
@@ -63,13 +74,19 @@ class AVBatch:
         return (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
     def prompts(self) -> dict[str, Array]:
-        """The prompts that the batch has, as keyword arguments of `SSP`; maps in [0, 1]."""
+        """The prompts that the batch has, as keyword arguments of `SSP`.
+
+        Maps are float32 in [0, 1], visual tokens float32.
+        """
         given = {name: getattr(self, name) for name in PROMPTS}
-        return {
+        prompts = {
             name: value.astype(jnp.float32) / 255.0 if value.dtype == jnp.uint8 else value
             for name, value in given.items()
             if value is not None
         }
+        if self.visual_tokens is not None:
+            prompts["visual_tokens"] = self.visual_tokens.astype(jnp.float32)
+        return prompts
 
 
 def fake_batch(
@@ -82,11 +99,13 @@ def fake_batch(
     reference: bool = False,
     flow_mask: bool = False,
     text_length: int = 0,
+    visual_tokens: tuple[int, int, int] | None = None,
     seed: int = 0,
 ) -> AVBatch:
     """A random, valid batch (host arrays) with one rectangle of a random class per frame.
 
     The reference, where asked for, is the rectangle; the flow mask its left half of the image.
+    `visual_tokens`: (g, k, E).
     """
     rng = np.random.default_rng(seed)
     labels = np.zeros((num_frames, label_size, label_size), np.uint8)
@@ -108,6 +127,8 @@ def fake_batch(
         prompts["text_mask"] = place < lengths
         prompts["text_ids"] = rng.integers(5, 20, (num_frames, text_length)).astype(np.int32)
         prompts["text_types"] = (place >= lengths // 2).astype(np.int32)
+    if visual_tokens:
+        prompts["visual_tokens"] = rng.normal(size=(num_frames, *visual_tokens)).astype(np.float16)
     return AVBatch(
         **prompts,
         frames=rng.integers(0, 256, (num_frames, frame_size, frame_size, 3), dtype=np.uint8),

@@ -68,7 +68,9 @@ def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
 
 def _frequent_class(stage: Stage) -> int:
     train = stage.data.source(stage.words["train"]["train"])
-    spec = dataclasses.replace(stage.spec, reference=False, flow_mask=False, text_length=0)
+    spec = dataclasses.replace(
+        stage.spec, reference=False, flow_mask=False, text_length=0, visual_tokens=False
+    )
     with eval_batches(train, spec, batch_size=stage.stage.batch_size) as batches:
         maps = (next(batches).labels for _ in range(min(20, len(batches))))
         return most_frequent_class(maps, num_classes=stage.num_classes)

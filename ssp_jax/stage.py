@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.clip_tokens import HOW_TO_GET, clip_facts
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets, read_spec, scored_word
 from ssp_jax.data.mask_store import MaskStore
@@ -67,7 +68,7 @@ class Stage:
 
     Attributes:
       config: the run's. name: 'avs' or 'avss', a key of it. folder: of this stage's files.
-      companions: flow masks and texts of the run's clips; of this stage's alone, if not given.
+      companions: what lies beside the run's clips; of this stage's alone, if not given.
       masks_of: (words, sounds) -> the masks that stage 1 predicted for these clips, where this
         stage is prompted with them; to be set before training and scoring.
     """
@@ -88,6 +89,7 @@ class Stage:
             self.companions = Companions(config, self.data, words)
         self.prompted = stage.prompt.source != "none"
         self.reads_texts = (config.model.vta or "none") != "none"
+        self.clip = self._clip_facts() if self.reads_texts else None
         self.flow_used = stage.prompt.premask or stage.criterion.post_mask != "none"
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
@@ -101,6 +103,7 @@ class Stage:
             reference=self.prompted,
             flow_mask=self.flow_used,
             text_length=self.config.texts.max_length if self.reads_texts else 0,
+            visual_tokens=self.clip is not None,
         )
         self.cache = FrameCache(config.data.cache_mb * 2**20)
         self.evaluator = SegmentationEvaluator(self.protocol, self.binary, self.num_classes)
@@ -114,6 +117,8 @@ class Stage:
 
         if self.reads_texts:
             self._fit_bert(overrides)
+        if self.clip:
+            self._fit_clip(overrides)
         source = stage.prompt.source
         prompts = {
             "mask_prompt": self.prompted,
@@ -162,6 +167,37 @@ class Stage:
                 f"{given['bert_length']} tokens (config.model.bert_length)"
             )
 
+    def _clip_facts(self) -> dict | None:
+        """What CLIP's tokens depend on, where the model reads them."""
+        config = self.config
+        if config.model.vta_visual != "clip":
+            return None
+        problems = []
+        if not config.clip.weights:
+            problems.append(
+                "config.clip.weights is empty, but config.model.vta_visual=clip needs CLIP's image "
+                f"encoder: name {HOW_TO_GET}"
+            )
+        augment = config.data.augment
+        if augment.flip > 0 or tuple(augment.scale) != (1, 1):
+            problems.append(
+                f"config.data.augment.flip={augment.flip}, scale={tuple(augment.scale)}: CLIP's "
+                "tokens are kept of the frames as they are; set flip=0 and scale=(1, 1), or "
+                "config.model.vta_visual=swin"
+            )
+        if problems:
+            raise UserError("\n".join(problems))
+        return clip_facts(Path(config.clip.weights))
+
+    def _fit_clip(self, overrides: dict) -> None:
+        """The width of CLIP's tokens is that of its weights."""
+        width = self.clip["model"]["width"]
+        if overrides.setdefault("clip_width", width) != width:
+            raise UserError(
+                f"config.model.clip_width={overrides['clip_width']}: the tokens of "
+                f"{self.config.clip.weights} have width {width}; leave clip_width out"
+            )
+
     def make_predict(self, size: int) -> Callable:
         """`train_step.make_predict` at another scored size."""
         return make_predict(
@@ -180,6 +216,8 @@ class Stage:
             reads["flow"] = config.flow.to_dict()
         if self.spec.text_length:
             reads["texts"] = config.texts.to_dict()
+        if self.clip:
+            reads["clip"] = self.clip
         return reads
 
     def beside(self, words: str, sounds: str) -> Beside:
@@ -188,6 +226,7 @@ class Stage:
             masks=self.masks_of(words, sounds) if self.stage.prompt.source == "stage1" else None,
             flow_masks=self.companions.flow_masks(words) if self.flow_used else None,
             texts=self.companions.texts(words) if self.spec.text_length else None,
+            visual_tokens=self.companions.visual_tokens(words) if self.clip else None,
         )
 
     def batches(self, words: str, sounds: str = "own") -> Batches:

@@ -1,4 +1,4 @@
-"""What a run reads beside its clips: flow masks and texts, made where they are not there yet."""
+"""What a run reads beside its clips: flow masks, texts, CLIP's tokens; made on first use."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from ssp_jax.clip_tokens import ClipTokenStore, add_clip_tokens, open_clip_tokens
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
@@ -38,12 +39,13 @@ class FlowMasks:
 
 
 class Companions:
-    """Flow masks and tokens of the clips that 'benchmark:split' words name, each made once."""
+    """Of the clips that 'benchmark:split' words name; everything is made once."""
 
     def __init__(self, config: ConfigDict, data: DataSets, words: Sequence[str]):
         """`words`: all that the run reads, so that a file of texts is judged as a whole."""
         self._config, self._data, self._words = config, data, tuple(words)
         self._tokens: dict[str, dict[str, np.ndarray]] = {}
+        self._visual_tokens: dict[str, ClipTokenStore] = {}
 
     def flow_masks(self, words: str) -> FlowMasks:
         """Of the clips of `words`; their flow is estimated now where it is not stored yet.
@@ -56,6 +58,18 @@ class Companions:
         source = self._data.source(words)
         add_flow(source, make_estimator(estimator, weights or None), size=size)
         return FlowMasks(open_flow(source, estimator), tuple(sorted(settings.items())))
+
+    def visual_tokens(self, words: str) -> ClipTokenStore:
+        """CLIP's tokens of the clips of `words`, computed now where they are not stored yet.
+
+        Raises:
+          UserError: see `add_clip_tokens`, `open_clip_tokens`.
+        """
+        if words not in self._visual_tokens:
+            source, weights = self._data.source(words), Path(self._config.clip.weights)
+            add_clip_tokens(source, weights)
+            self._visual_tokens[words] = open_clip_tokens(source, weights)
+        return self._visual_tokens[words]
 
     @functools.cached_property
     def tokeniser(self) -> Tokeniser:

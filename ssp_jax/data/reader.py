@@ -35,6 +35,7 @@ class ReadSpec:
       short_audio: `log_mel.windows_for_frames`.
       reference: slots have a reference (method 3.6, 4.2). flow_mask: slots have a flow mask.
       text_length: L, tokens of a clip's texts; 0 for slots without.
+      visual_tokens: slots have CLIP's tokens, which no geometry moves.
     """
 
     frame_size: int
@@ -48,6 +49,7 @@ class ReadSpec:
     reference: bool = False
     flow_mask: bool = False
     text_length: int = 0
+    visual_tokens: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "sound_names", tuple(self.sound_names))
@@ -77,6 +79,15 @@ class ClipMaps(Protocol):
         """0..255."""
 
 
+class ClipTokens(Protocol):
+    """CLIP's tokens of every annotated frame of a clip, by the clip's index."""
+
+    shape: tuple[int, int, int]  # of a frame's
+
+    def read(self, clip: int) -> Float[np.ndarray, "frames g k E"]:
+        """float16."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Beside:
     """What lies beside a source's clips, in their order; None where a run has no use for it.
@@ -85,11 +96,13 @@ class Beside:
       masks: what stage 1 predicted, maps of the annotated frames. flow_masks: M_O, of all frames.
       texts: 'text_ids', 'text_types', 'text_mask', (2, clips + 1, L): as they are and as they would
         be of the mirrored clip; the last row is "no text".
+      visual_tokens: CLIP's, of the annotated frames.
     """
 
     masks: ClipMaps | None = None
     flow_masks: ClipMaps | None = None
     texts: dict[str, np.ndarray] | None = None
+    visual_tokens: ClipTokens | None = None
 
 
 class FrameCache:
@@ -129,7 +142,7 @@ class FrameReader:
         cache: FrameCache | None = None,
         beside: Beside | None = None,
     ):
-        """`beside`: of the same source; what it lacks is empty in the slots."""
+        """`beside`: of the same source; maps that it lacks are empty in the slots."""
         self.source, self.spec, self._cache = source, spec, cache
         self.beside = beside or Beside()
         self.table = source.table
@@ -206,6 +219,8 @@ class FrameReader:
             row = index if texts else -1
             for name, array in self.beside.texts.items():
                 slots[name] = np.tile(array[mirrored, row], (len(seconds), 1))
+        if self.spec.visual_tokens:
+            slots["visual_tokens"] = self._tokens(index, seconds, annotated)
         return slots | {
             "frames": np.stack(frames),
             "log_mel": windows[list(seconds)],
@@ -249,6 +264,8 @@ class FrameReader:
             # "No text" has tokens too: a row without any would have nothing to attend to.
             for name, array in self.beside.texts.items():
                 slots[name] = np.tile(array[0, -1], (count, 1))
+        if spec.visual_tokens:
+            slots["visual_tokens"] = np.zeros((count, *self.beside.visual_tokens.shape), np.float16)
         return slots | {
             "frames": np.zeros((count, size, size, 3), np.uint8),
             "log_mel": np.zeros((count, log_mel.FRAMES, log_mel.BANDS), np.float32),
@@ -301,6 +318,14 @@ class FrameReader:
             return (np.stack(resized),)
 
         return self._kept((name, maps, index), make)[0][second]
+
+    def _tokens(self, index: int, seconds: Sequence[int], annotated: np.ndarray):
+        # Not through the cache: a frame's tokens are as large as the frame itself, which they would
+        # keep out of it, and reading them takes much less than decoding that.
+        tokens = np.zeros((len(seconds), *self.beside.visual_tokens.shape), np.float16)
+        if annotated.any():
+            tokens[annotated] = self.beside.visual_tokens.read(index)[np.array(seconds)[annotated]]
+        return tokens
 
     def _windows(
         self, clip: "_Once", index: int, num_frames: int

@@ -16,8 +16,14 @@ BORDER = (124, 116, 104)  # ImageNet's mean colour: neutral after normalisation
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def decode_frame(encoded: bytes, size: int, *, where: str) -> UInt8[np.ndarray, "size size 3"]:
-    """Decodes a JPEG or PNG to RGB, resized to (size, size) with PIL bilinear (method 3.5).
+def decode_frame(
+    encoded: bytes,
+    size: int,
+    *,
+    where: str,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Decodes a JPEG or PNG to RGB, resized to (size, size) by PIL, bilinear (method 3.5) or so.
 
     The aspect ratio is not kept, as in AVSBench and AAVS.
 
@@ -26,7 +32,7 @@ def decode_frame(encoded: bytes, size: int, *, where: str) -> UInt8[np.ndarray, 
     """
     image = _decode(encoded, where, "an RGB frame (JPEG or PNG)").convert("RGB")
     if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+        image = image.resize((size, size), resample)
     return np.asarray(image)
 
 

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jax
@@ -12,11 +11,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
 
-from ssp_jax.errors import UserError
 from ssp_jax.models.perceiver_flow import PerceiverFlow
 from ssp_jax.weights import perceiver_flow
 from ssp_jax.weights.aavs import nested
-from ssp_jax.weights.folder import load_facts, load_weights
+from ssp_jax.weights.folder import load_model
 from ssp_jax.weights.shapes import abstract
 
 # Flow of a batch of tiles: (N, 2, h, w, 3), 0..255, to (N, h, w, 2) in pixels.
@@ -27,7 +25,6 @@ PairFlow = Callable[
 
 
 SOURCE = "perceiver_flow"  # the kind of import
-_AGAIN = "Import the weights again"
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -105,7 +102,9 @@ def make_perceiver_flow(folder: Path, *, overlap: int = 20, batch_size: int = 1)
     Raises:
       UserError: not a weight folder, damaged, or weights of another model.
     """
-    arguments, weights = _read(folder)
+    arguments, weights = load_model(
+        folder, SOURCE, "a flow estimator", perceiver_flow.shapes, perceiver_flow.ROOT
+    )
     model = abstract(lambda rngs: PerceiverFlow(**arguments, rngs=rngs))
     graphdef, _ = nnx.split(model, nnx.Param)
     params = jax.device_put(nested(weights))
@@ -125,27 +124,3 @@ def make_perceiver_flow(folder: Path, *, overlap: int = 20, batch_size: int = 1)
         )
 
     return flow
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Arguments of `PerceiverFlow` and its parameters by path."""
-    facts = load_facts(folder)
-    if facts.get("source") != SOURCE:
-        raise UserError(
-            f"{folder}: weights imported as {facts.get('source')}, expected those of a flow "
-            f"estimator. Make the folder with python -m ssp_jax.weights import --source={SOURCE}"
-        )
-    weights = load_weights(folder)
-    try:
-        expected = perceiver_flow.shapes(facts["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: weights.json tells no model ({error}). {_AGAIN}") from error
-    expected = {perceiver_flow.ROOT + path: shape for path, shape in expected.items()}
-    found = {path: value.shape for path, value in weights.items()}
-    differing = sorted(dict(expected.items() ^ found.items()))
-    if differing:
-        raise UserError(
-            f"{folder}: {len(differing)} arrays are not as weights.json says, for example "
-            f"{differing[0]}. {_AGAIN}"
-        )
-    return facts["model"], {p.removeprefix(perceiver_flow.ROOT): v for p, v in weights.items()}

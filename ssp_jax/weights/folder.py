@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from ssp_jax.errors import UserError
 
+Shapes = Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]]  # arguments -> by path
 WEIGHTS, FACTS, UNUSED = "weights.safetensors", "weights.json", "unused.safetensors"
 
 
@@ -112,6 +113,55 @@ def load_facts(folder: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(facts).__name__}")
     return facts
+
+
+def load_arguments(
+    folder: str | os.PathLike, source: str, what: str, shapes: Shapes
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Arguments of the model whose weights the folder holds, and its parameters' shapes by path.
+
+    Args:
+      source: the kind of import. what: it is, in messages. shapes: of its arguments.
+
+    Raises:
+      UserError: not a weight folder, or of another kind.
+    """
+    facts = load_facts(folder)
+    if facts.get("source") != source:
+        raise UserError(
+            f"{folder}: weights imported as {facts.get('source')}, expected those of {what}. "
+            f"Make the folder with python -m ssp_jax.weights import --source={source}"
+        )
+    try:
+        return facts["model"], shapes(facts["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: weights.json tells no model ({error}). Import the weights again"
+        ) from error
+
+
+def load_model(
+    folder: str | os.PathLike, source: str, what: str, shapes: Shapes, root: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Arguments of a model and its parameters by path, float32; see `load_arguments`.
+
+    Args:
+      root: beginning of the paths in the folder; taken off.
+
+    Raises:
+      UserError: as `load_arguments` and `load_weights`, or the arrays are not that model's.
+    """
+    arguments, expected = load_arguments(folder, source, what, shapes)
+    weights = load_weights(folder)
+    expected = {root + path: shape for path, shape in expected.items()}
+    found = {path: value.shape for path, value in weights.items()}
+    differing = sorted(dict(expected.items() ^ found.items()))
+    if differing:
+        raise UserError(
+            f"{folder}: {len(differing)} arrays are not as weights.json says, for example "
+            f"{differing[0]}. Import the weights again"
+        )
+    return arguments, {path.removeprefix(root): value for path, value in weights.items()}
 
 
 def load_unused(folder: str | os.PathLike) -> dict[str, np.ndarray]:

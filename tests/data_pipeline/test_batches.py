@@ -81,6 +81,7 @@ def test_training_batches_are_full_and_true(train):
 
 
 PROMPTED = dataclasses.replace(SPEC, flow_mask=True, text_length=4)
+WITH_TOKENS = dataclasses.replace(SPEC, visual_tokens=True)
 
 
 class FlowMasks:
@@ -97,10 +98,24 @@ def texts_of(source):
     return {"text_ids": rows, "text_types": types, "text_mask": rows < len(source)}
 
 
+class Tokens:
+    """Every number tells clip and annotated second."""
+
+    shape = (2, 2, 3)
+
+    def __init__(self, source):
+        self.counts = source.table.num_annotated
+
+    def read(self, clip):
+        told = 10 * clip + 1 + np.arange(self.counts[clip], dtype=np.float16)
+        return np.broadcast_to(told[:, None, None, None], (len(told), *self.shape))
+
+
 def test_dtypes_are_those_of_the_contract(train):
-    beside = Beside(flow_masks=FlowMasks(), texts=texts_of(train))
-    batch = take(train_batches(train, PROMPTED, batch_size=2, seed=0, beside=beside), 1)[0]
-    fake = fake_batch(reference=True, flow_mask=True, text_length=4)
+    beside = Beside(flow_masks=FlowMasks(), texts=texts_of(train), visual_tokens=Tokens(train))
+    spec = dataclasses.replace(PROMPTED, visual_tokens=True)
+    batch = take(train_batches(train, spec, batch_size=2, seed=0, beside=beside), 1)[0]
+    fake = fake_batch(reference=True, flow_mask=True, text_length=4, visual_tokens=(2, 2, 3))
     for field in dataclasses.fields(AVBatch):
         expected = getattr(fake, field.name).dtype
         assert getattr(batch, field.name).dtype == expected, field.name
@@ -428,6 +443,23 @@ def test_flow_masks_and_texts_are_those_of_the_clip(train, test):
     (batch,) = take(moved, 1)
     assert all((mask == 0).any() for mask in batch.flow_mask)
     assert batch.text_types.all()
+
+
+def test_visual_tokens_are_those_of_the_frame(train, test):
+    cache = FrameCache(2**20)
+    for make, source in (
+        (functools.partial(train_batches, seed=0, annotated_only=False), train),
+        (eval_batches, test),
+    ):
+        beside = Beside(visual_tokens=Tokens(source))
+        with make(source, WITH_TOKENS, batch_size=8, beside=beside, cache=cache) as batches:
+            for _ in range(4):
+                batch = next(batches)
+                expected = np.where(batch.annotated, 10 * batch.clip + batch.second + 1, 0)
+                found = batch.visual_tokens.reshape(8, -1)
+                np.testing.assert_array_equal(found, np.tile(expected[:, None], 12))
+    assert not batch.valid.all()
+    assert np.asarray(batch.prompts()["visual_tokens"]).dtype == np.float32
 
 
 def test_a_clip_with_a_foreign_sound_or_none_has_no_texts(train):

@@ -1,0 +1,176 @@
+"""CLIP's tokens of the annotated frames, computed once and kept beside the prepared data (4.5).
+
+`<version folder>/clip-<first 8 digits of the weights' SHA-256>/<split>/`; record = float16 array
+(A, g, g, E). A frame takes 2 g g E bytes: 301 KB with ViT-B/16 (14 x 14 x 768).
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from ssp_jax.data.source_store import Records, SourceStore
+from ssp_jax.data.sources import ClipSource
+from ssp_jax.data.transforms import decode_frame
+from ssp_jax.errors import UserError
+from ssp_jax.models.clip_vision import ClipVision, clip_input
+from ssp_jax.weights import clip_vision
+from ssp_jax.weights.aavs import nested
+from ssp_jax.weights.folder import WEIGHTS, load_arguments, load_model
+from ssp_jax.weights.shapes import abstract
+from tfds_builders.facts import sha256_of
+
+CLIPS_PER_SHARD = 64
+HOW_TO_GET = (
+    "a folder made by python -m ssp_jax.weights import --source=clip_vision, of the files of "
+    "openai/clip-vit-base-patch16"
+)
+_FORMAT = 1
+_KIND = ("clip_vision", "CLIP's image encoder", clip_vision.shapes)
+
+# Of a batch of frames of the encoder's size, to its tokens.
+_Encoder = Callable[[UInt8[np.ndarray, "N s s 3"]], Float[np.ndarray, "N g g E"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTokenStore(SourceStore):
+    """Tokens of a source's clips.
+
+    Attributes:
+      shape: (g, g, E) of a frame's.
+    """
+
+    shape: tuple[int, int, int]
+
+    def read(self, clip: int) -> Float[np.ndarray, "A g g E"]:
+        """Of the annotated frames of a clip, float16: the patches after the last layer.
+
+        Raises:
+          IndexError, UserError: see `SourceStore.read_record`.
+        """
+        return self.read_record(clip, _decode)
+
+
+def clip_facts(weights: Path) -> dict[str, Any]:
+    """What the tokens depend on besides the frames: 'format', 'weights' (SHA-256), 'model'.
+
+    Raises:
+      UserError: not a weight folder of CLIP's image encoder.
+    """
+    model, _ = load_arguments(weights, *_KIND)
+    return {"format": _FORMAT, "weights": sha256_of(Path(weights) / WEIGHTS), "model": model}
+
+
+def open_clip_tokens(source: ClipSource, weights: Path) -> ClipTokenStore:
+    """The tokens of a source's clips, which `add_clip_tokens` stored.
+
+    Raises:
+      UserError: see `clip_facts`, `Records.open`.
+    """
+    facts = clip_facts(weights)
+    return ClipTokenStore(_records(facts).open(source), _shape(facts))
+
+
+def add_clip_tokens(
+    source: ClipSource, weights: Path, *, batch_size: int = 16, progress: bool = True
+) -> None:
+    """Compute the tokens of a source's clips and keep them beside its data, see `Records.add`.
+
+    Args:
+      weights: folder of python -m ssp_jax.weights import --source=clip_vision.
+      batch_size: frames at once. progress: show a progress bar.
+
+    Raises:
+      UserError: see `clip_facts`, `Records.add`; damaged weights, or a frame that cannot be
+        decoded.
+    """
+    facts = clip_facts(weights)
+    shape, size = _shape(facts), facts["model"]["image_size"]
+    make = functools.cache(lambda: _make_encoder(weights))
+
+    def records(part, first: int) -> Iterator[bytes]:
+        counts = part.table().num_annotated[first:].tolist()
+        tokens = _tokens(_frames(part, first), make(), size, batch_size)
+        for index, count in enumerate(counts, first):
+            record = np.array(list(itertools.islice(tokens, count)), np.float16)
+            if not np.isfinite(record).all():
+                raise UserError(
+                    f"{part.folder}: clip {part[index].uid}: its tokens do not fit float16. Check "
+                    f"{weights}"
+                )
+            yield _encode(record.reshape(-1, *shape))
+
+    _records(facts).add(source, facts, records, progress=progress)
+
+
+def _shape(facts: dict[str, Any]) -> tuple[int, int, int]:
+    model = facts["model"]
+    side = model["image_size"] // model["patch"]
+    return side, side, model["width"]
+
+
+def _records(facts: dict[str, Any]) -> Records:
+    def how(folder: str, split: str) -> str:
+        return "run python -m ssp_jax.main again, which computes them"
+
+    return Records(f"clip-{facts['weights'][:8]}", "CLIP's tokens", CLIPS_PER_SHARD, how)
+
+
+def _make_encoder(weights: Path) -> _Encoder:
+    arguments, params = load_model(weights, *_KIND, clip_vision.ROOT)
+    model = abstract(lambda rngs: ClipVision(**arguments, rngs=rngs))
+    graphdef, _ = nnx.split(model, nnx.Param)
+    params = jax.device_put(nested(params))
+    side = model.image_size // model.patch
+
+    @jax.jit
+    def encode(params, frames):
+        tokens, _ = nnx.merge(graphdef, params)(clip_input(frames, model.image_size))
+        return tokens[:, 1:].reshape(len(frames), side, side, -1).astype("float16")
+
+    return lambda frames: np.asarray(encode(params, frames))
+
+
+def _frames(part, first: int) -> Iterator[tuple[bytes, str]]:
+    """Annotated frames of the clips from `first` on, and where each is."""
+    for index in range(first, len(part)):
+        clip = part[index]
+        for second, encoded in enumerate(clip.frames[: len(clip.labels)]):
+            yield encoded, f"{clip.where}: clip {clip.uid}, frame {second}"
+
+
+def _tokens(
+    frames: Iterator[tuple[bytes, str]], encoder: _Encoder, size: int, batch_size: int
+) -> Iterator[Float[np.ndarray, "g g E"]]:
+    """Of each frame, in order; always `batch_size` go through the encoder, which compiles once."""
+
+    def decode(frame):
+        # Here and not in `clip_input`: frames come in many sizes.
+        return decode_frame(frame[0], size, where=frame[1], resample=Image.Resampling.BICUBIC)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
+        while batch := list(itertools.islice(frames, batch_size)):
+            filled = np.zeros((batch_size, size, size, 3), np.uint8)
+            filled[: len(batch)] = list(executor.map(decode, batch))
+            yield from encoder(filled)[: len(batch)]
+
+
+def _encode(tokens: Float[np.ndarray, "A g g E"]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, tokens, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _decode(record: bytes) -> Float[np.ndarray, "A g g E"]:
+    return np.load(io.BytesIO(record), allow_pickle=False)
