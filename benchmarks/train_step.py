@@ -91,6 +91,7 @@ def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
         reference=prompted,
         flow_mask=stage.prompt.premask,
         text_length=config.texts.max_length if config.model.vta else 0,
+        visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
     )
     batch = put_batch(mesh, batch)
     start = time.perf_counter()

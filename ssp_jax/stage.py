@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssp_jax.checkpoints import Checkpoints
-from ssp_jax.clip_tokens import HOW_TO_GET, clip_facts
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets, read_spec, scored_word
 from ssp_jax.data.mask_store import MaskStore
@@ -89,7 +88,8 @@ class Stage:
             self.companions = Companions(config, self.data, words)
         self.prompted = stage.prompt.source != "none"
         self.reads_texts = (config.model.vta or "none") != "none"
-        self.clip = self._clip_facts() if self.reads_texts else None
+        reads_clip = self.reads_texts and config.model.vta_visual == "clip"
+        self.clip = self.companions.clip_facts if reads_clip else None
         self.flow_used = stage.prompt.premask or stage.criterion.post_mask != "none"
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
@@ -166,28 +166,6 @@ class Stage:
                 f"config.texts.max_length={config.texts.max_length}: BERT has positions for "
                 f"{given['bert_length']} tokens (config.model.bert_length)"
             )
-
-    def _clip_facts(self) -> dict | None:
-        """What CLIP's tokens depend on, where the model reads them."""
-        config = self.config
-        if config.model.vta_visual != "clip":
-            return None
-        problems = []
-        if not config.clip.weights:
-            problems.append(
-                "config.clip.weights is empty, but config.model.vta_visual=clip needs CLIP's image "
-                f"encoder: name {HOW_TO_GET}"
-            )
-        augment = config.data.augment
-        if augment.flip > 0 or tuple(augment.scale) != (1, 1):
-            problems.append(
-                f"config.data.augment.flip={augment.flip}, scale={tuple(augment.scale)}: CLIP's "
-                "tokens are kept of the frames as they are; set flip=0 and scale=(1, 1), or "
-                "config.model.vta_visual=swin"
-            )
-        if problems:
-            raise UserError("\n".join(problems))
-        return clip_facts(Path(config.clip.weights))
 
     def _fit_clip(self, overrides: dict) -> None:
         """The width of CLIP's tokens is that of its weights."""

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from ssp_jax.clip_tokens import ClipTokenStore, add_clip_tokens, open_clip_tokens
+from ssp_jax.clip_tokens import (
+    HOW_TO_GET,
+    ClipTokenStore,
+    add_clip_tokens,
+    clip_facts,
+    open_clip_tokens,
+)
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
@@ -39,7 +45,7 @@ class FlowMasks:
 
 
 class Companions:
-    """Of the clips that 'benchmark:split' words name; everything is made once."""
+    """What lies beside the clips that 'benchmark:split' words name, each made once."""
 
     def __init__(self, config: ConfigDict, data: DataSets, words: Sequence[str]):
         """`words`: all that the run reads, so that a file of texts is judged as a whole."""
@@ -58,6 +64,30 @@ class Companions:
         source = self._data.source(words)
         add_flow(source, make_estimator(estimator, weights or None), size=size)
         return FlowMasks(open_flow(source, estimator), tuple(sorted(settings.items())))
+
+    @functools.cached_property
+    def clip_facts(self) -> dict[str, Any]:
+        """What CLIP's tokens depend on, see `clip_tokens.clip_facts`.
+
+        Raises:
+          UserError: no weights are named or they are of no use; training moves frames about.
+        """
+        config, problems = self._config, []
+        if not config.clip.weights:
+            problems.append(
+                "config.clip.weights is empty, but config.model.vta_visual=clip needs CLIP's image "
+                f"encoder: name {HOW_TO_GET}"
+            )
+        augment = config.data.augment
+        if augment.flip > 0 or tuple(augment.scale) != (1, 1):
+            problems.append(
+                f"config.data.augment.flip={augment.flip}, scale={tuple(augment.scale)}: CLIP's "
+                "tokens are kept of the frames as they are; set flip=0 and scale=(1, 1), or "
+                "config.model.vta_visual=swin"
+            )
+        if problems:
+            raise UserError("\n".join(problems))
+        return clip_facts(Path(config.clip.weights))
 
     def visual_tokens(self, words: str) -> ClipTokenStore:
         """CLIP's tokens of the clips of `words`, computed now where they are not stored yet.
