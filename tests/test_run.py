@@ -174,7 +174,7 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     ("arguments", "message"),
     [
         (["--config=configs/demo.py", "--config.avs.optim.rate=1"], "rate"),
-        (["--config=configs/s4.py:huge"], "expected one of 'base', 'paper', 'small'"),
+        (["--config=configs/s4.py:huge"], "expected one of base, paper, aavs, small"),
         (["--config=configs/s4.py"], "configs/demo.py"),
         (["--config=configs/demo.py", "--config.protocol=mine"], "unknown protocol 'mine'"),
         (["--config=configs/demo.py", "--config.stages=avz"], "'avz'"),
