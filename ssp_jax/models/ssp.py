@@ -262,7 +262,9 @@ class SSP(nnx.Module):
         if self.mask_prompt:
             if self.own_reference != "none":
                 own = self._own_reference(inputs, more, flow_mask)
-                own = resize_bilinear(jax.lax.stop_gradient(own), reference.shape[1:])
+                own, size = jax.lax.stop_gradient(own), own.shape[1:]
+                reference = resize_bilinear(reference, size)
+                flow_mask = None if flow_mask is None else resize_bilinear(flow_mask, size)
                 reference = jnp.where(own_reference[:, None, None], own, reference)
             prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
         predictions, aux = self.mask_decoder(*inputs, prompt)
@@ -284,8 +286,9 @@ class SSP(nnx.Module):
     def _own_reference(self, inputs: tuple, more: dict, flow_mask) -> Float[Array, "N h w"]:
         if self.own_reference == "heard":
             return jax.nn.sigmoid(more["audio_visual_map"]["logits"])
-        mask_features = inputs[0]
-        nothing = mask_features[..., 0] * 0 if flow_mask is None else flow_mask * 0
+        nothing = inputs[0][..., 0] * 0
+        if flow_mask is not None:
+            flow_mask = resize_bilinear(flow_mask, nothing.shape[1:])
         first, _ = self.mask_decoder(*inputs, self._prompt(nothing, flow_mask))
         return sounding_share(first["mask_logits"], first["class_logits"])
 
