@@ -15,14 +15,18 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from configs import demo
-from ssp_jax.main import run
+from ssp_jax.run import run
 
 _RUNS = flags.DEFINE_string("runs", "runs/listening", "Folder of the runs.")
 _STEPS = flags.DEFINE_integer("steps", 800, "Training steps of each run.", 1)
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
 _SPLIT = flags.DEFINE_enum("split", "val", ["val", "test"], "Choose on val; report on test.")
 
-_AAVS = {"model.heard_prompt": False, "model.decoder_trains_features": True}
+_AAVS = {
+    "model.audio_visual_map": False,
+    "model.decoder_trains_features": True,
+    "avs.prompt.source": "none",
+}
 # Row of the table -> changed keys.
 CHOICES = {
     "as it is": {},

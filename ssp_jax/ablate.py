@@ -15,13 +15,13 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from ssp_jax.ablation_rows import FULL, TABLES, Row, check_rows, row_config
+from ssp_jax.ablation_rows import FULL, TABLES, Row, check_full, possible, row_config
 from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
 from ssp_jax.files import write_whole
 from ssp_jax.run import rescore, run
-from ssp_jax.run_folder import check_workdir, stage_names, write_results
+from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each row.", lower_bound=1)
 _TABLES = flags.DEFINE_list("tables", list(TABLES), f"Of {', '.join(TABLES)}.")
@@ -41,19 +41,30 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     unknown = [name for name in tables if name not in TABLES]
     if unknown:
         raise UserError(f"--tables={','.join(unknown)}: expected some of {', '.join(TABLES)}")
-    rows = [row for name in tables for row in TABLES[name]]
-    if FULL not in rows:
-        rows = [FULL, *rows]  # what the others are compared with, or score
-    trained = [row for row in rows if not row.rescored]
-    check_rows(config, rows)
+    check_full(config)
+    rows = {name: _rows_of(config, name) for name in tables}
+    by_title = {row.title: row for part in rows.values() for row in part}
+    # Those that score the parameters of "SSP, full" come when it is trained.
+    order = sorted(by_title.values(), key=lambda row: row.rescored)
+    for row in order:
+        check_config(row_config(config, row))
     # A seed changes no shape, so what one seed compiled the others need not.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
-    scores: dict[str, list[dict]] = {row.title: [] for row in rows}
+    scores: dict[str, list[dict]] = {row.title: [] for row in order}
     for seed in range(seeds):
-        for row in [*trained, *(row for row in rows if row.rescored)]:
+        for row in order:
             scores[row.title].append(_row_scores(config, workdir, row, seed))
-            _write(workdir, tables, scores)
-    return _write(workdir, tables, scores)
+            summary = _write(workdir, rows, scores)
+    return summary
+
+
+def _rows_of(config: ConfigDict, table: str) -> list[Row]:
+    """The rows that the config can have, beside the full method."""
+    rows = TABLES[table] if FULL in TABLES[table] else (FULL, *TABLES[table])
+    impossible = [row.title for row in rows if not possible(config, row)]
+    if impossible:
+        _LOG.info("left out, since the config has no such stage or map: %s", ", ".join(impossible))
+    return [row for row in rows if row.title not in impossible]
 
 
 def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[str, dict]:
@@ -76,10 +87,9 @@ def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[
     return results
 
 
-def _write(workdir: Path, tables: Sequence[str], scores: Mapping[str, list[dict]]) -> dict:
-    rows = {
-        name: TABLES[name] if FULL in TABLES[name] else (FULL, *TABLES[name]) for name in tables
-    }
+def _write(
+    workdir: Path, rows: Mapping[str, Sequence[Row]], scores: Mapping[str, list[dict]]
+) -> dict:
     summary = {
         name: {row.title: summarise(scores[row.title]) for row in part if scores[row.title]}
         for name, part in rows.items()

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
+from ssp_jax.models.sizes import SIZES
 from ssp_jax.run_folder import STAGES
 
 Overrides = Mapping[str, Any]
@@ -75,28 +76,25 @@ TABLES: dict[str, tuple[Row, ...]] = {
 }
 
 
+def possible(config: ConfigDict, row: Row) -> bool:
+    """Has the config what the row is about: its stages, and the map by which it could hear?"""
+    keys = [key.split(".")[0] for key in row.overrides if key[0] != "*"]
+    heard = "heard" in row.overrides.values()
+    model = SIZES[config.model.size] | {k: v for k, v in config.model.items() if v is not None}
+    stages = all(key in config for key in keys)
+    return stages and not (heard and not model.get("audio_visual_map"))
+
+
 def row_config(config: ConfigDict, row: Row) -> ConfigDict:
     """The config with the row's overrides.
 
     A prompt from flow alone, or from a first pass that saw it, goes with the pre-mask.
-
-    Raises:
-      UserError: the config has no such key, or the row turns off what the config has not.
     """
     config = config.copy_and_resolve_references()
     stages = [name for name in STAGES if name in config]
     for key, value in row.overrides.items():
         names = [key.replace("*", stage, 1) for stage in stages] if key[0] == "*" else [key]
-        for name in names:
-            *path, last = name.split(".")
-            section = config
-            for part in path:
-                if part not in section:
-                    raise UserError(f"row {row.title!r}: this config has no {name}")
-                section = section[part]
-            if last not in section:
-                raise UserError(f"row {row.title!r}: this config has no {name}")
-            section[last] = value
+        config.update_from_flattened_dict(dict.fromkeys(names, value))
     for stage in stages:
         prompt = config[stage].prompt
         if not prompt.premask and prompt.source in ("flow", "self"):
@@ -104,11 +102,11 @@ def row_config(config: ConfigDict, row: Row) -> ConfigDict:
     return config
 
 
-def check_rows(config: ConfigDict, rows: list[Row]) -> None:
+def check_full(config: ConfigDict) -> None:
     """Does the config have what the rows turn off, so that they differ?
 
     Raises:
-      UserError: it has no pre-mask, no post-mask or no VTA, or lacks a key.
+      UserError: it has no pre-mask, no post-mask or no VTA.
     """
     stages = [config[name] for name in STAGES if name in config]
     lacking = [
@@ -127,5 +125,3 @@ def check_rows(config: ConfigDict, rows: list[Row]) -> None:
         raise UserError(
             f"--config: an ablation starts from full SSP, this config has no {', '.join(lacking)}"
         )
-    for row in rows:
-        row_config(config, row)

@@ -8,8 +8,11 @@ from ml_collections import ConfigDict
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.flow.estimators import NAMES as ESTIMATORS
+from ssp_jax.flow.mask import CHOICES, check_choices
 from ssp_jax.losses.post_mask import READINGS
 from ssp_jax.models.sizes import SIZES
+from ssp_jax.models.vta import VARIANTS
 from ssp_jax.optim import make_schedule
 from ssp_jax.phases import plan_phases
 from ssp_jax.protocols import get_protocol
@@ -39,19 +42,22 @@ def check_config(config: ConfigDict) -> None:
     """Choices that can be judged before any data are prepared.
 
     Raises:
-      UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases or source of mask
-        prompts, or an impossible augmentation.
+      UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases, source of mask
+        prompts, flow mask, post-mask or VTA, or an impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
     for key, value, known in (
         ("model.size", config.model.size, SIZES),
         ("dtype", config.dtype, DTYPES),
+        ("model.vta", config.model.vta or "none", VARIANTS),
+        ("flow.estimator", config.flow.estimator, ESTIMATORS),
         *((f"{name}.prompt.source", config[name].prompt.source, PROMPT_SOURCES) for name in names),
     ):
         if value not in known:
             raise UserError(f"config.{key}={value!r}: expected one of {', '.join(known)}")
     Augment(**config.data.augment.to_dict())
+    check_choices(**{name: config.flow[name] for name in CHOICES})
     for name in names:
         for plan in plan_phases(config, name):
             make_schedule(plan.optim, plan.end - plan.start)

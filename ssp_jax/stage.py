@@ -158,9 +158,8 @@ class Stage:
         given = SIZES[config.model.size] | overrides
         if "bert_vocabulary" in given:
             check_vocabulary(tokeniser, given["bert_vocabulary"], "config.model.bert_vocabulary")
-        overrides.setdefault(
-            "bert_vocabulary", given.get("bert_vocabulary", tokeniser.vocabulary_size)
-        )
+        else:
+            overrides["bert_vocabulary"] = tokeniser.vocabulary_size
         if given["bert_length"] < config.texts.max_length:
             raise UserError(
                 f"config.texts.max_length={config.texts.max_length}: BERT has positions for "

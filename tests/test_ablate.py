@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import demo, s4
 from ssp_jax import ablate as command
-from ssp_jax.ablation_rows import FULL, TABLES, check_rows, row_config
+from ssp_jax.ablation_rows import FULL, TABLES, check_full, possible, row_config
 from ssp_jax.errors import UserError
 from ssp_jax.run_folder import check_config, write_results
 
@@ -57,7 +57,17 @@ def test_a_config_without_a_part_is_refused(config):
     config.model.vta = "none"
     config.avs.prompt.premask = config.avss.prompt.premask = False
     with pytest.raises(UserError, match=r"no pre-mask .*, VTA"):
-        check_rows(config, rows())
+        check_full(config)
+
+
+def test_rows_that_a_config_cannot_have_are_left_out(config):
+    assert all(possible(config, row) for row in rows())
+    config.model.audio_visual_map = False
+    binary = s4.get_config()
+    impossible = [row.title for row in rows() if not possible(config, row)]
+    assert impossible == ["full, reference heard"]
+    impossible = [row.title for row in rows() if not possible(binary, row)]
+    assert impossible == ["full, reference heard", "full, reference stage1"]
 
 
 class Runs:

@@ -50,6 +50,7 @@ class Companions:
     def __init__(self, config: ConfigDict, data: DataSets, words: Sequence[str]):
         """`words`: all that the run reads, so that a file of texts is judged as a whole."""
         self._config, self._data, self._words = config, data, tuple(words)
+        self._flow_masks: dict[str, FlowMasks] = {}
         self._tokens: dict[str, dict[str, np.ndarray]] = {}
         self._visual_tokens: dict[str, ClipTokenStore] = {}
 
@@ -59,11 +60,14 @@ class Companions:
         Raises:
           UserError: see `make_estimator`, `add_flow`, `open_flow`.
         """
-        settings = self._config.flow.to_dict()
-        estimator, weights, size = (settings.pop(key) for key in ("estimator", "weights", "size"))
-        source = self._data.source(words)
-        add_flow(source, make_estimator(estimator, weights or None), size=size)
-        return FlowMasks(open_flow(source, estimator), tuple(sorted(settings.items())))
+        if words not in self._flow_masks:
+            settings = self._config.flow.to_dict()
+            name, weights, size = (settings.pop(key) for key in ("estimator", "weights", "size"))
+            source = self._data.source(words)
+            add_flow(source, make_estimator(name, weights or None), size=size)
+            masks = FlowMasks(open_flow(source, name), tuple(sorted(settings.items())))
+            self._flow_masks[words] = masks
+        return self._flow_masks[words]
 
     @functools.cached_property
     def clip_facts(self) -> dict[str, Any]:

@@ -82,11 +82,8 @@ def _cell(scores: Mapping[str, Sequence[float]]) -> str:
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
     rule = "|" + " --- |" * len(header)
-    return (
-        [*("| " + " | ".join(row) + " |" for row in (header,)), rule]
-        + ["| " + " | ".join(row) + " |" for row in rows]
-        + [""]
-    )
+    first, *rest = ("| " + " | ".join(row) + " |" for row in (header, *rows))
+    return [first, rule, *rest, ""]
 
 
 def ablation_plot(path: Path, rows: Mapping[str, RowScores]) -> None:

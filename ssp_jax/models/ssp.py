@@ -261,10 +261,10 @@ class SSP(nnx.Module):
         prompt = None
         if self.mask_prompt:
             if self.own_reference != "none":
-                own = self._own_reference(inputs, more, flow_mask)
-                own, size = jax.lax.stop_gradient(own), own.shape[1:]
+                size = mask_features.shape[1:3]
                 reference = resize_bilinear(reference, size)
                 flow_mask = None if flow_mask is None else resize_bilinear(flow_mask, size)
+                own = jax.lax.stop_gradient(self._own_reference(inputs, more, flow_mask))
                 reference = jnp.where(own_reference[:, None, None], own, reference)
             prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
         predictions, aux = self.mask_decoder(*inputs, prompt)
@@ -286,9 +286,7 @@ class SSP(nnx.Module):
     def _own_reference(self, inputs: tuple, more: dict, flow_mask) -> Float[Array, "N h w"]:
         if self.own_reference == "heard":
             return jax.nn.sigmoid(more["audio_visual_map"]["logits"])
-        nothing = inputs[0][..., 0] * 0
-        if flow_mask is not None:
-            flow_mask = resize_bilinear(flow_mask, nothing.shape[1:])
+        nothing = jnp.zeros(inputs[0].shape[:3], inputs[0].dtype)
         first, _ = self.mask_decoder(*inputs, self._prompt(nothing, flow_mask))
         return sounding_share(first["mask_logits"], first["class_logits"])
 

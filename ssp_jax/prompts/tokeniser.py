@@ -75,9 +75,8 @@ class Tokeniser:
         too_long = [i for i, length in enumerate(lengths) if length > max_length]
         if too_long:
             _LOG.warning(
-                "%d of %d texts are cut to %d tokens, the longest had %d",
-                len(too_long),
-                len(texts),
+                "%.1f %% of the texts are cut to %d tokens, the longest had %d",
+                100 * len(too_long) / len(texts),
                 max_length,
                 max(lengths),
             )

@@ -1,9 +1,8 @@
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
-from tiny_clips import CLASS_NAMES, SOUND_NAMES, frame_colour, labels_of, waveform_of
+from tiny_clips import CLASS_NAMES, SOUND_NAMES, frame_colour, labels_of, take, waveform_of
 
 from ssp_jax.batch import AVBatch
 from ssp_jax.data.log_mel import SILENCE, log_mel_windows
@@ -23,21 +22,6 @@ SPEC = ReadSpec(
 ALL_AUGMENTED = Augment(
     flip=0.5, scale=(0.7, 1.5), brightness=0.2, hue=0.1, foreign_sound=0.3, silence=0.2
 )
-
-
-@pytest.fixture(scope="module")
-def train(prepared):
-    return ClipSource([(prepared, "train")])
-
-
-@pytest.fixture(scope="module")
-def test(prepared):
-    return ClipSource([(prepared, "test")])
-
-
-def take(batches, count) -> list[AVBatch]:
-    with batches:
-        return list(itertools.islice(batches, count))
 
 
 def assert_same(batch: AVBatch, other: AVBatch):
@@ -241,8 +225,8 @@ def test_a_full_cache_needs_no_further_reading(train, monkeypatch):
     assert_true_content(take(train_batches(train, SPEC, batch_size=34, seed=1, cache=cache), 1)[0])
 
 
-def test_evaluation_holds_every_frame_once_in_order(test):
-    batches = eval_batches(test, SPEC, batch_size=10)
+def test_evaluation_holds_every_frame_once_in_order(evaluated):
+    batches = eval_batches(evaluated, SPEC, batch_size=10)
     assert len(batches) == 3
     batches = take(batches, None)
     assert [int(batch.valid.sum()) for batch in batches] == [10, 10, 5]
@@ -258,13 +242,13 @@ def test_evaluation_holds_every_frame_once_in_order(test):
     assert not batches[-1].frames[padded].any()
 
 
-def test_evaluation_shares_among_processes_and_workers(test):
-    whole = take(eval_batches(test, SPEC, batch_size=8), None)
+def test_evaluation_shares_among_processes_and_workers(evaluated):
+    whole = take(eval_batches(evaluated, SPEC, batch_size=8), None)
     halves = [
-        take(eval_batches(test, SPEC, batch_size=8, process_index=i, process_count=2), None)
+        take(eval_batches(evaluated, SPEC, batch_size=8, process_index=i, process_count=2), None)
         for i in range(2)
     ]
-    workers = take(eval_batches(test, SPEC, batch_size=8, num_workers=1), None)
+    workers = take(eval_batches(evaluated, SPEC, batch_size=8, num_workers=1), None)
     assert len(halves[0]) == len(halves[1]) == len(workers) == len(whole) == 4
     for number, batch in enumerate(whole):
         assert_same(workers[number], batch)
@@ -273,9 +257,9 @@ def test_evaluation_shares_among_processes_and_workers(test):
         )
 
 
-def test_evaluation_with_other_sounds(test):
+def test_evaluation_with_other_sounds(evaluated):
     own, foreign, again, silence = (
-        take(eval_batches(test, SPEC, batch_size=25, sounds=sounds), None)[0]
+        take(eval_batches(evaluated, SPEC, batch_size=25, sounds=sounds), None)[0]
         for sounds in ("own", "foreign", "foreign", "silence")
     )
     assert_same(foreign, again)
@@ -292,9 +276,9 @@ def test_evaluation_with_other_sounds(test):
     assert silence.sounds_known.all()
 
 
-def test_wrong_choices_are_named(test, prepared):
+def test_wrong_choices_are_named(evaluated, prepared):
     with pytest.raises(UserError, match="quiet"):
-        eval_batches(test, SPEC, batch_size=5, sounds="quiet")
+        eval_batches(evaluated, SPEC, batch_size=5, sounds="quiet")
     with pytest.raises(UserError, match="two clips"):
         eval_batches(
             ClipSource([(prepared, "damaged_frame")]), SPEC, batch_size=5, sounds="foreign"
@@ -327,8 +311,8 @@ def test_a_damaged_image_is_named(prepared, split, what, workers):
         next(batches)
 
 
-def test_maps_for_reports(test, train):
-    reader = FrameReader(test, SPEC)
+def test_maps_for_reports(evaluated, train):
+    reader = FrameReader(evaluated, SPEC)
     maps = reader.maps(2, "objects", (1, 4))
     expected = [resize_labels(labels_of(2, second), 14) for second in (1, 4)]
     np.testing.assert_array_equal(maps, expected)

@@ -2,17 +2,14 @@
 
 import dataclasses
 import functools
-import itertools
 
 import numpy as np
-import pytest
-from tiny_clips import CLASS_NAMES, SOUND_NAMES
+from tiny_clips import CLASS_NAMES, SOUND_NAMES, take
 
 from ssp_jax.batch import AVBatch, fake_batch
 from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches, train_batches
 from ssp_jax.data.reader import Beside, FrameCache, ReadSpec
-from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment
 
 SPEC = ReadSpec(
@@ -22,21 +19,6 @@ SPEC = ReadSpec(
     class_names=CLASS_NAMES,
     reference=True,
 )
-
-
-@pytest.fixture(scope="module")
-def train(prepared):
-    return ClipSource([(prepared, "train")])
-
-
-@pytest.fixture(scope="module")
-def test(prepared):
-    return ClipSource([(prepared, "test")])
-
-
-def take(batches, count) -> list[AVBatch]:
-    with batches:
-        return list(itertools.islice(batches, count))
 
 
 PROMPTED = dataclasses.replace(SPEC, flow_mask=True, text_length=4)
@@ -111,9 +93,9 @@ def test_references_are_the_truth_the_prediction_or_empty(train, tmp_path):
     assert not any(batch.reference.any() for batch in take(other, 3))
 
 
-def test_flow_masks_and_texts_are_those_of_the_clip(train, test):
+def test_flow_masks_and_texts_are_those_of_the_clip(train, evaluated):
     of_train, of_test = (
-        Beside(flow_masks=FlowMasks(), texts=texts_of(source)) for source in (train, test)
+        Beside(flow_masks=FlowMasks(), texts=texts_of(source)) for source in (train, evaluated)
     )
     # Two sources' maps are kept apart in one cache.
     cache = FrameCache(2**20)
@@ -123,7 +105,7 @@ def test_flow_masks_and_texts_are_those_of_the_clip(train, test):
                 train_batches(train, PROMPTED, batch_size=8, seed=0, beside=of_train, cache=cache),
                 3,
             ),
-            *take(eval_batches(test, PROMPTED, batch_size=8, beside=of_test, cache=cache), 3),
+            *take(eval_batches(evaluated, PROMPTED, batch_size=8, beside=of_test, cache=cache), 3),
         ):
             valid = batch.valid
             expected = 10 * batch.clip + batch.second + 1
@@ -146,11 +128,11 @@ def test_flow_masks_and_texts_are_those_of_the_clip(train, test):
     assert batch.text_types.all()
 
 
-def test_visual_tokens_are_those_of_the_frame(train, test):
+def test_visual_tokens_are_those_of_the_frame(train, evaluated):
     cache = FrameCache(2**20)
     for make, source in (
         (functools.partial(train_batches, seed=0, annotated_only=False), train),
-        (eval_batches, test),
+        (eval_batches, evaluated),
     ):
         beside = Beside(visual_tokens=Tokens(source))
         with make(source, WITH_TOKENS, batch_size=8, beside=beside, cache=cache) as batches:
@@ -174,12 +156,12 @@ def test_a_clip_with_a_foreign_sound_or_none_has_no_texts(train):
         assert batch.own_reference.all()
 
 
-def test_evaluation_is_prompted_by_the_prediction_alone(test, tmp_path):
-    beside = Beside(masks=stored_masks(test, tmp_path / "masks"))
+def test_evaluation_is_prompted_by_the_prediction_alone(evaluated, tmp_path):
+    beside = Beside(masks=stored_masks(evaluated, tmp_path / "masks"))
     for batch in take(
-        eval_batches(test, SPEC, batch_size=8, beside=beside, reference="stage1"), 20
+        eval_batches(evaluated, SPEC, batch_size=8, beside=beside, reference="stage1"), 20
     ):
         expected = np.where(batch.valid, 10 * batch.clip + batch.second + 1, 0)
         np.testing.assert_array_equal(batch.reference[:, 0, 0], expected)
-    for batch in take(eval_batches(test, SPEC, batch_size=8), 20):
+    for batch in take(eval_batches(evaluated, SPEC, batch_size=8), 20):
         assert not batch.reference.any()

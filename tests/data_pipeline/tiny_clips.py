@@ -1,6 +1,7 @@
 """A tiny prepared data set whose every pixel and sample tells where it comes from."""
 
 import io
+import itertools
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -86,3 +87,9 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
         else:
             clip[name][second] = io.BytesIO(clip[name][second].getvalue()[:60])
         yield 0, clip
+
+
+def take(batches, count) -> list:
+    """The first `count` batches (None: all of them), then closed."""
+    with batches:
+        return list(itertools.islice(batches, count))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from parity_cases import TOLERANCE, full
+from random_weights import randomise
 
 from ssp_jax.models.bert import Bert
 from ssp_jax.weights import bert as tables
@@ -41,20 +42,7 @@ SENTENCES = [
 ]
 
 
-def randomise(model, seed=0):
-    """Weights that let every part matter: no zeros, unit gain, norms that are not the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(model.named_parameters()):
-        noise = torch.randn(parameter.shape, generator=generator)
-        if "embeddings" in name or "query_tokens" in name:
-            noise = 0.5 * noise
-        elif parameter.ndim > 1:
-            noise = noise / parameter[0].numel() ** 0.5
-        else:
-            is_gain = "norm" in name.lower() and name.endswith("weight")
-            noise = is_gain + 0.2 * noise
-        parameter.data.copy_(noise)
-    return model.eval()
+FACTORS = {"embeddings": 0.5, "query_tokens": 0.5}
 
 
 def our_bert(folder):
@@ -131,7 +119,7 @@ def tensor(array):
 @pytest.mark.parametrize("size", ["tiny", pytest.param("base", marks=full)])
 def test_transformers_bert(tmp_path, size):
     config = transformers.BertConfig(**SIZES[size])
-    model = randomise(transformers.BertModel(config, add_pooling_layer=False))
+    model = randomise(transformers.BertModel(config, add_pooling_layer=False), FACTORS)
     model.save_pretrained(tmp_path / "hub")
     import_weights("bert", tmp_path / "hub", tmp_path / "w")
     ids, types, mask = inputs(config, config.max_position_embeddings)
@@ -173,7 +161,7 @@ def test_transformers_qformer(tmp_path, size, width):
         },
         num_query_tokens=7,
     )
-    model = randomise(transformers.Blip2ForImageTextRetrieval(config))
+    model = randomise(transformers.Blip2ForImageTextRetrieval(config), FACTORS)
     model.save_pretrained(tmp_path / "hub")
     import_weights("qformer", tmp_path / "hub", tmp_path / "w")
     ids, _, mask = inputs(config.qformer_config, 12)
@@ -234,7 +222,7 @@ def test_transformers_qformer_before_a_language_model(tmp_path):
         text_config=small | {"model_type": "opt", "ffn_dim": 16, "word_embed_proj_dim": 16},
         num_query_tokens=5,
     )
-    model = randomise(transformers.Blip2ForConditionalGeneration(config))
+    model = randomise(transformers.Blip2ForConditionalGeneration(config), FACTORS)
     model.save_pretrained(tmp_path / "hub", max_shard_size="60KB")
     shards = list((tmp_path / "hub").glob("*.safetensors"))
     assert len(shards) > 2

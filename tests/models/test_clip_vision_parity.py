@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 from parity_cases import TOLERANCE, full
 from PIL import Image
+from random_weights import randomise
 
 from ssp_jax.models.clip_vision import CLIP_STD, ClipVision, clip_input
 from ssp_jax.weights import clip_vision as tables
@@ -38,19 +39,7 @@ SIZES = {
 }
 
 
-def randomise(model, seed=0):
-    """Weights that let every part matter: no zeros, unit gain, norms that are not the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(model.named_parameters()):
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1 and "position" not in name:
-            noise = noise / parameter[0].numel() ** 0.5
-        elif name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "layrnorm.weight")):
-            noise = 1 + 0.2 * noise
-        else:
-            noise = 0.2 * noise
-        parameter.data.copy_(noise)
-    return model.eval()
+FACTORS = {"position": 0.2}
 
 
 def our_clip(folder):
@@ -75,7 +64,7 @@ def our_clip(folder):
 )
 def test_transformers_clip(tmp_path, size):
     config = transformers.CLIPVisionConfig(**SIZES[size])
-    model = randomise(transformers.CLIPVisionModel(config))
+    model = randomise(transformers.CLIPVisionModel(config), FACTORS)
     model.save_pretrained(tmp_path / "hub")
     facts = import_weights("clip_vision", tmp_path / "hub", tmp_path / "w")
     assert facts["model"]["heads"] == config.num_attention_heads
@@ -98,7 +87,7 @@ def test_whole_clip(tmp_path):
     config = transformers.CLIPConfig(
         vision_config=SIZES["tiny"], text_config=text | {"intermediate_size": 16}
     )
-    model = randomise(transformers.CLIPModel(config))
+    model = randomise(transformers.CLIPModel(config), FACTORS)
     model.save_pretrained(tmp_path / "hub")
     facts = import_weights("clip_vision", tmp_path / "hub", tmp_path / "w")
     assert {"text_model.*", "visual_projection.*", "logit_scale*"} <= facts["ignored"].keys()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from parity_cases import STAGES, SWIN_B, TOLERANCE, cases
+from random_weights import randomise
 from safetensors.numpy import save_file
 
 from ssp_jax.models.swin import Swin
@@ -21,21 +22,6 @@ SIZES = {
     "tiny": {"embed_dim": 16, "depths": [2, 1, 2, 2], "num_heads": [1, 2, 2, 4], "window_size": 4},
     "swin-b": SWIN_B,
 }
-
-
-def randomise(model, seed=0):
-    """Weights that let every part matter: no zeros, unit gain, norms that are not the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(model.named_parameters()):
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            noise = noise / parameter[0].numel() ** 0.5
-        elif "norm" in name and name.endswith("weight"):
-            noise = 1 + 0.2 * noise
-        else:
-            noise = 0.2 * noise
-        parameter.data.copy_(noise)
-    return model.eval()
 
 
 def encoder(folder):

@@ -1,7 +1,6 @@
 """A prepared data set without texts, whose frames tell clip and second, and the command."""
 
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from ssp_jax.prompts import __main__ as prompts_command
+from tests.commands import runner
 from tfds_builders.facts import DatasetFacts, write_dataset_facts
 from tfds_builders.features import clip_features
 
@@ -68,13 +68,5 @@ def textless(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command: (*arguments) -> (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["python -m ssp_jax.prompts", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            prompts_command.main()
-        out = capsys.readouterr()
-        return stop.value.code or 0, out.out, out.err
-
-    return run
+    """See `runner`."""
+    return runner("ssp_jax.prompts", prompts_command.main, monkeypatch, capsys)

@@ -114,7 +114,7 @@ def test_cut_texts_are_counted_once(tmp_path, caplog):
     tokeniser = Tokeniser(write_vocabulary(tmp_path / "v"))
     with caplog.at_level(logging.WARNING):
         coded = tokeniser.encode_pairs(PAIRS, 12)
-    assert caplog.messages == ["6 of 9 texts are cut to 12 tokens, the longest had 64"]
+    assert caplog.messages == ["66.7 % of the texts are cut to 12 tokens, the longest had 64"]
     assert coded["mask"][5].all()
     assert (coded["ids"][5] == TOKENS.index("cat")).sum() == 3  # the longer text is cut first
     with pytest.raises(UserError, match="3 tokens, expected 4 or more"):

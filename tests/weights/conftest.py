@@ -1,24 +1,15 @@
 """The command, run in this process."""
 
-import sys
-
 import pytest
 
 from ssp_jax.weights import __main__ as weights_command
+from tests.commands import runner
 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command: (*arguments) -> (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["python -m ssp_jax.weights", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            weights_command.main()
-        out = capsys.readouterr()
-        return stop.value.code or 0, out.out, out.err
-
-    return run
+    """See `runner`."""
+    return runner("ssp_jax.weights", weights_command.main, monkeypatch, capsys)
 
 
 @pytest.fixture
