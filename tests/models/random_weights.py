@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-import torch
+import pytest
+
+torch = pytest.importorskip("torch")  # skips the tests that need it
 
 
 def randomise(model, factors: Mapping[str, float | None] | None = None, seed: int = 0):
