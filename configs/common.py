@@ -38,8 +38,22 @@ AAVS_PHASE_1 = (
 AAVS_PHASE_2 = ((r"^network/encoder/.*_adapter/", 1.0), *AAVS_PHASE_1)
 
 
+# Questions about a clip's frames, for the texts A1 and A2 (method 4.4). The paper describes its
+# questions; the words are ours. {scene} is the first answer.
+WORDINGS = {
+    "scene": "These are frames of one video, in order. Describe the location and the "
+    "characteristics of each object in the video, in one short sentence per object.",
+    "sounding": "These are frames of one video, in order. Its objects: {scene}\n"
+    "Given this, which nouns are likely to produce sound in the video? Answer with nouns only, "
+    "separated by commas.",
+}
+
+
 def stage(**changes) -> ConfigDict:
-    """One training: `avs` is binary (where does it sound), `avss` names the classes as well."""
+    """One training: `avs` is binary (where does it sound), `avss` names the classes as well.
+
+    `objects` segments all that is visible; only the built-in benchmark has labels for it.
+    """
     config = ConfigDict(
         {
             "train": ("",),  # data to train on, 'builder:split'
@@ -47,9 +61,9 @@ def stage(**changes) -> ConfigDict:
             "test": {},
             "num_queries": 30,
             "max_targets": 2,  # classes of one frame that the loss can hold, background included
-            # What to start from instead of config.init_from: "avs" (the stage whose masks prompt
-            # this one) or folders, separated by commas. What they lack is an error unless a regex
-            # allows it.
+            # What to start from instead of config.init_from: stages before this one ("objects",
+            # "avs") or folders, separated by commas; of two that fit, the later one. What they
+            # lack is an error unless a regex allows it.
             "init_from": "",
             "init_new": (),
             # AAVS: "replace" in stage 1, "after" in stage 2, "none"; None: the size's own.
@@ -113,7 +127,9 @@ def base() -> ConfigDict:
             "init_from": "",  # weights to start from, see the stages' init_from
             "allow_missing": False,
             "protocol": "official",
-            "stages": "avs",  # or "avs,avss"; "avss" alone takes up a finished "avs"
+            # Such of the config's stages ("objects", "avs", "avss") as shall run; "avss" alone
+            # takes up a finished "avs".
+            "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
             "log_every": 25,
             "mesh": {"fsdp": 1},
@@ -154,13 +170,15 @@ def base() -> ConfigDict:
             # `python -m ssp_jax.prompts` writes it; empty: those of the data set itself.
             # tokeniser: folder, file or hub name of BERT's vocabulary; empty: one of the built-in
             # benchmark's own words. vary: "clean", or for ablations "empty", "shuffled", "noisy"
-            # (a share `noise` of the words).
+            # (a share `noise` of the words). wordings: of the questions that
+            # `python -m ssp_jax.prompts` asks a model, not read by a training.
             "texts": {
                 "file": "",
                 "tokeniser": "",
                 "max_length": 64,
                 "vary": "clean",
                 "noise": 0.5,
+                "wordings": WORDINGS,
             },
             # A size of ssp_jax/models/sizes.py; a number given here replaces the size's own.
             "model": {"size": "base"} | {key: placeholder(kind) for key, kind in _MODEL.items()},
@@ -279,6 +297,12 @@ SMALL_STAGE = {
         "warmup_steps": 50,
         "clip_norm": 1.0,
     },
+}
+# In place of pretrained weights.
+SMALL_OBJECTS_STAGE = SMALL_STAGE | {
+    "prompt": {"source": "none"},
+    "listen": {"sounds": 1.0, "map": 0.0, "contrast": 0.0},
+    "max_targets": 6,
 }
 SMALL_SEMANTIC_STAGE = SMALL_STAGE | {
     "init_from": "avs",

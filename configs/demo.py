@@ -6,7 +6,14 @@ Generates clips, trains where-does-it-sound (`avs`: S4-like and MS3-like scores)
 (`avss`), and prints both beside predictors that do not listen.
 """
 
-from configs.common import SMALL_SEMANTIC_STAGE, SMALL_STAGE, base, small, stage
+from configs.common import (
+    SMALL_OBJECTS_STAGE,
+    SMALL_SEMANTIC_STAGE,
+    SMALL_STAGE,
+    base,
+    small,
+    stage,
+)
 
 SUBSETS = ("v1s", "v1m", "v2")
 
@@ -17,6 +24,9 @@ def get_config():
     config.stages = "avs,avss"
     config.data.sounds_from = "labels"
     train = tuple(f"builtin:train_{subset}" for subset in SUBSETS)
+    config.objects = stage(
+        train=train, val={"objects": "builtin:val"}, test={}, **SMALL_OBJECTS_STAGE
+    )
     config.avs = stage(
         train=train,
         val={"s4": "builtin:val_v1s", "ms3": "builtin:val_v1m"},

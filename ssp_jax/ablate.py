@@ -1,8 +1,8 @@
 """Which part helps: python -m ssp_jax.ablate --config=configs/demo.py --seeds=3 [--tables=method]
 
-Trains every row of the tables (ablation_rows.py) with every seed, selects on validation, reports
-test. Rows that are done are not done again, one that was interrupted goes on; ends with tables in
-Markdown, JSON and a plot.
+Trains every row of the tables (ablation_rows.py) with every seed, all from the same weights;
+selects on validation, reports test. Rows that are done are not done again, one that was interrupted
+goes on; ends with tables in Markdown, JSON and a plot.
 """
 
 import json
@@ -50,12 +50,32 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
         check_config(row_config(config, row))
     # A seed changes no shape, so what one seed compiled the others need not.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+    config = _on_one_pretraining(config, workdir)
     scores: dict[str, list[dict]] = {row.title: [] for row in order}
     for seed in range(seeds):
         for row in order:
             scores[row.title].append(_row_scores(config, workdir, row, seed))
             summary = _write(workdir, rows, scores)
     return summary
+
+
+def _on_one_pretraining(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config for the rows: where it has a stage `objects`, in place of pretrained weights,
+    that is trained here, once, and every row of every seed starts from it."""
+    names = stage_names(config)
+    if "objects" not in names:
+        return config
+    config = config.copy_and_resolve_references()
+    config.stages = "objects"
+    folder = workdir / "pretrained"
+    run(config, folder, brief=True)
+    names.remove("objects")
+    config.stages = ",".join(names)
+    for name in names:
+        words = [word.strip() for word in config[name].init_from.split(",")]
+        words = [str(folder / word) if word == "objects" else word for word in words]
+        config[name].init_from = ",".join(words)
+    return config
 
 
 def _rows_of(config: ConfigDict, table: str) -> list[Row]:

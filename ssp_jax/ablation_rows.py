@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
 from ssp_jax.models.sizes import SIZES
-from ssp_jax.run_folder import STAGES
+from ssp_jax.run_folder import stage_names
 
 Overrides = Mapping[str, Any]
 
-# '*' stands for every stage of the config.
+# '*' stands for every stage that runs.
 _NO_PRE = {"*.prompt.premask": False}
 _NO_POST = {"*.criterion.post_mask": "none"}
 _NO_TEXT = {"model.vta": "none"}
@@ -91,7 +91,7 @@ def row_config(config: ConfigDict, row: Row) -> ConfigDict:
     A prompt from flow alone, or from a first pass that saw it, goes with the pre-mask.
     """
     config = config.copy_and_resolve_references()
-    stages = [name for name in STAGES if name in config]
+    stages = stage_names(config)
     for key, value in row.overrides.items():
         names = [key.replace("*", stage, 1) for stage in stages] if key[0] == "*" else [key]
         config.update_from_flattened_dict(dict.fromkeys(names, value))
@@ -108,7 +108,7 @@ def check_full(config: ConfigDict) -> None:
     Raises:
       UserError: it has no pre-mask, no post-mask or no VTA.
     """
-    stages = [config[name] for name in STAGES if name in config]
+    stages = [config[name] for name in stage_names(config)]
     lacking = [
         what
         for what, there in (

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -12,6 +13,9 @@ from ssp_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/[COMMAND-]<config name>.")
+# ml_collections and absl raise plain errors, some with a traceback inside the message, for
+# misspelt or mistyped overrides and for what a config file itself refuses.
+_MISTAKES = (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError)
 
 
 def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
@@ -37,14 +41,35 @@ def show_own_log() -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """What is left of the command line; a mistake in it becomes one line and exit status 1."""
-    # ml_collections and absl raise plain errors, some with a traceback inside the message, for
-    # misspelt or mistyped overrides and for what a config file itself refuses.
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError) as error:
-        # KeyError quotes its message; the last line is what follows a traceback.
-        text = str(error.args[0] if error.args else error)
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        line = lines[-1] if "Traceback" in text else " ".join(lines)
-        print(f"error: {line.removeprefix('ssp_jax.errors.UserError: ')}", file=sys.stderr)
+    except _MISTAKES as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def read_config(path: str, changes: Sequence[str] = ()) -> ConfigDict:
+    """The config of a file, as --config=path and `changes` ('--config.seed=1') would give it.
+
+    Raises:
+      UserError: no such file, or a change that it does not take.
+    """
+    if not Path(path.split(":")[0]).is_file():
+        raise UserError(f"--config={path}: no such file")
+    values, argv = flags.FlagValues(), ["", f"--config={path}", *changes]
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "", lock_config=True, flag_values=values, sys_argv=argv
+    )
+    try:
+        values(argv)
+    except _MISTAKES as error:
+        raise UserError(_one_line(error)) from error
+    return holder.value
+
+
+def _one_line(error: Exception) -> str:
+    # KeyError quotes its message; the last line is what follows a traceback.
+    text = str(error.args[0] if error.args else error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = lines[-1] if "Traceback" in text else " ".join(lines)
+    return line.removeprefix("ssp_jax.errors.UserError: ")

@@ -11,6 +11,7 @@ import numpy as np
 
 from ssp_jax.checkpoints import read_best
 from ssp_jax.errors import UserError
+from ssp_jax.run_folder import STAGES
 from ssp_jax.train_state import path_name
 from ssp_jax.weights.folder import is_weight_folder, load_weights
 
@@ -23,7 +24,7 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """
     if is_weight_folder(folder):
         return load_weights(folder)
-    places = (folder, folder / "avs", folder / "avss")
+    places = (folder, *(folder / stage for stage in STAGES))
     trained = [place for place in places if (place / "checkpoints").is_dir()]
     if len(trained) == 1:
         return read_best(trained[0] / "checkpoints")
@@ -40,7 +41,7 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 def initial_params(
     folders: Sequence[Path], like: dict, shardings: Any, new: Sequence[str]
 ) -> tuple[dict, list[str], list[str]]:
-    """`like` with its leaves taken from the folders, the later ones first.
+    """`like` with its leaves taken from the folders: of the last that has one of its shape.
 
     Args:
       like: the model's parameters as initialised, kept where `new` allows it.
@@ -53,20 +54,22 @@ def initial_params(
     Raises:
       UserError: parameters without a source that are not `new`: all of them, in one message.
     """
-    found: dict[str, np.ndarray] = {}
-    for folder in folders:
-        found |= read_weights(folder)
+    found: dict[str, list[np.ndarray]] = {}  # the last folder's first
+    for folder in reversed(folders):
+        for name, array in read_weights(folder).items():
+            found.setdefault(name, []).append(array)
     anew, problems, taken = [], [], set()
 
     def pick(path, leaf, sharding):
         name = path_name(path)
-        source = found.get(name)
-        if source is not None and source.shape == leaf.shape:
-            taken.add(name)
-            return jax.device_put(np.asarray(source, leaf.dtype), sharding)
+        sources = found.get(name, ())
+        for source in sources:
+            if source.shape == leaf.shape:
+                taken.add(name)
+                return jax.device_put(np.asarray(source, leaf.dtype), sharding)
         anew.append(name)
         if not any(re.search(pattern, name) for pattern in new):
-            state = "missing" if source is None else f"{source.shape} there, {leaf.shape} here"
+            state = f"{sources[0].shape} there, {leaf.shape} here" if sources else "missing"
             problems.append((name, state))
         return leaf
 

@@ -46,13 +46,18 @@ BERT_RATES = {
 }
 
 
+def reads_texts(config: ConfigDict, stage: str) -> bool:
+    """Whether the stage's network has VTA; that of `objects` never does."""
+    return (config.model.vta or "none") != "none" and stage != "objects"
+
+
 def _with_bert(config: ConfigDict, name: str, optim: ConfigDict) -> ConfigDict:
     if optim.bert not in BERT_RATES:
         raise UserError(
             f"config.{name}.optim.bert={optim.bert!r}: expected one of {', '.join(BERT_RATES)}"
         )
     optim = optim.copy_and_resolve_references()
-    if (config.model.vta or "none") != "none":
+    if reads_texts(config, name):
         optim.rates = (*BERT_RATES[optim.bert], *optim.rates)
     return optim
 

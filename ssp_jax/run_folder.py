@@ -18,12 +18,13 @@ from ssp_jax.phases import plan_phases
 from ssp_jax.protocols import get_protocol
 from ssp_jax.train_step import DTYPES
 
-STAGES = ("avs", "avss")  # in the order they run
+# In the order they run: what is visible, where it sounds, what sounds.
+STAGES = ("objects", "avs", "avss")
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
 def stage_names(config: ConfigDict) -> list[str]:
-    """The stages that `config.stages` asks for ('avs', 'avss' or 'avs,avss'), in their order.
+    """The stages that `config.stages` asks for, as 'avs,avss', in their order.
 
     Raises:
       UserError: an unknown one, or none.

@@ -24,9 +24,10 @@ from ssp_jax.init_from import initial_params
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import OWN_REFERENCES
-from ssp_jax.phases import Phase, make_phases
+from ssp_jax.phases import Phase, make_phases, reads_texts
 from ssp_jax.prompts.tokeniser import check_vocabulary
 from ssp_jax.protocols import get_protocol
+from ssp_jax.run_folder import STAGES
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.summary import parameter_table
 from ssp_jax.train import Loop
@@ -53,7 +54,7 @@ def stage_words(config: ConfigDict, name: str) -> dict[str, dict[str, str]]:
     """
     stage, protocol = config[name], get_protocol(config.protocol)
     words = {"train": {"train": "+".join(stage.train)}, "val": stage.val, "test": stage.test}
-    if name == "avss":  # classes have one reading
+    if name != "avs":  # classes have one reading
         return {use: dict(sets) for use, sets in words.items()}
     return {
         use: {key: scored_word(word, protocol) for key, word in sets.items()}
@@ -63,10 +64,14 @@ def stage_words(config: ConfigDict, name: str) -> dict[str, dict[str, str]]:
 
 @dataclasses.dataclass
 class Stage:
-    """Everything of one stage (`avs`: binary, `avss`: semantic) that does not change in training.
+    """Everything of one stage that does not change in training.
+
+    `avs` is binary, `avss` names classes. `objects` segments everything visible, silent things too,
+    by maps that only the built-in benchmark has, and learns which classes it hears: it stands for
+    the pretrained weights of AAVS and SSP, and reads no texts.
 
     Attributes:
-      config: the run's. name: 'avs' or 'avss', a key of it. folder: of this stage's files.
+      config: the run's. name: 'objects', 'avs' or 'avss', a key of it. folder: of its files.
       companions: what lies beside the run's clips; of this stage's alone, if not given.
       masks_of: (words, sounds) -> the masks that stage 1 predicted for these clips, where this
         stage is prompted with them; to be set before training and scoring.
@@ -87,7 +92,7 @@ class Stage:
             words = [word for sets in self.words.values() for word in sets.values()]
             self.companions = Companions(config, self.data, words)
         self.prompted = stage.prompt.source != "none"
-        self.reads_texts = (config.model.vta or "none") != "none"
+        self.reads_texts = reads_texts(config, self.name)
         reads_clip = self.reads_texts and config.model.vta_visual == "clip"
         self.clip = self.companions.clip_facts if reads_clip else None
         self.flow_used = stage.prompt.premask or stage.criterion.post_mask != "none"
@@ -100,6 +105,7 @@ class Stage:
             self.data,
             self.protocol,
             binary=self.binary,
+            labels_from="objects" if self.name == "objects" else "labels",
             reference=self.prompted,
             flow_mask=self.flow_used,
             text_length=self.config.texts.max_length if self.reads_texts else 0,
@@ -115,6 +121,8 @@ class Stage:
         if stage.decoder_adapter is not None:
             overrides["decoder_adapter"] = stage.decoder_adapter
 
+        if self.name == "objects":
+            overrides |= {"vta": "none", "decoder_trains_features": True}
         if self.reads_texts:
             self._fit_bert(overrides)
         if self.clip:
@@ -353,8 +361,10 @@ class Stage:
 
     def _init_folders(self) -> list[Path]:
         words = (self.stage.init_from or self.config.init_from).split(",")
-        first = self.stage.prompt.stage1 or self.folder.parent / "avs"
-        return [Path(first if word == "avs" else word) for word in map(str.strip, words) if word]
+        stages = {name: self.folder.parent / name for name in STAGES}
+        stages["avs"] = Path(self.stage.prompt.stage1 or stages["avs"])
+        words = [word for word in map(str.strip, words) if word]
+        return [stages.get(word) or Path(word) for word in words]
 
     def _best(self, checkpoints: Checkpoints, params: dict) -> dict:
         """The best parameters by validation; without validation sets the given, last ones."""

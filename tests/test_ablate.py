@@ -135,6 +135,19 @@ def test_trains_every_row_once_and_goes_on_where_it_stopped(config, runs, tmp_pa
         command.ablate(config, tmp_path, tables=("method",), seeds=1)
 
 
+def test_rows_start_from_one_pretraining(config, runs, tmp_path):
+    config.stages = "objects,avs,avss"
+    config.avs.init_from, config.avss.init_from = "objects", "objects,avs"
+    command.ablate(config, tmp_path, tables=("method",), seeds=2)
+    assert len(runs.trained) == 15
+    assert runs.trained[0].endswith("/pretrained")
+    assert json.loads((tmp_path / "pretrained/config.json").read_text())["stages"] == "objects"
+    row = json.loads((tmp_path / FULL.folder / "seed1/config.json").read_text())
+    assert row["stages"] == "avs,avss"
+    objects = str(tmp_path / "pretrained" / "objects")
+    assert [row[name]["init_from"] for name in ("avs", "avss")] == [objects, f"{objects},avs"]
+
+
 def test_unknown_table(config, tmp_path):
     with pytest.raises(UserError, match="expected some of method"):
         command.ablate(config, tmp_path, tables=("methods",), seeds=1)

@@ -104,6 +104,13 @@ def test_stage_two_starts_from_stage_one(whole_run, prepared):
     assert unused == anew
     taken = params["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]
     assert (taken != new["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]).any()
+    # That of the stage before has the number, though the later folder is asked first.
+    folders = [whole_run[0] / "objects", folder]
+    both, anew, _ = initial_params(folders, new, shardings, ("prompt_embedding",))
+    assert anew == []
+    np.testing.assert_array_equal(
+        both["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"], taken
+    )
     with pytest.raises(UserError, match=r"class_head/bias: \(3,\) there"):
         initial_params([folder], new, shardings, ())
     with pytest.raises(UserError, match="a run with several stages; name one of"):

@@ -18,13 +18,13 @@ TINY_MODEL = {
 
 
 def get_config(prepared_dir: str = "prepared"):
-    """Both stages of the demo on `builtin_tiny`, four steps each."""
+    """All stages of the demo on `builtin_tiny`, four steps each."""
     config = demo.get_config()
     config.model.update(TINY_MODEL)
     config.prepared_dir = prepared_dir
     config.log_every = 1
     config.data.frame_size = config.data.stored_size = 64
-    for name in ("avs", "avss"):
+    for name in ("objects", "avs", "avss"):
         stage = config[name]
         stage.train = tuple(word.replace("builtin", "builtin_tiny") for word in stage.train)
         for split in ("val", "test"):

@@ -28,6 +28,7 @@ class ReadSpec:
       frame_size: side of the frames given to the model, pixels.
       label_size: side of the label maps, pixels (224: where AVSBench is scored).
       binary: labels are 1 where anything sounds (S4, MS3, stage 1), else class indices.
+      labels_from: labels (what sounds), or objects (what is visible, where the data set knows it).
       label_rule: `transforms.resize_labels`; bilinear_above_zero only for binary labels.
       sound_names: the S sound classes, possibly none.
       sounds_from: category (of the clip) or labels (classes of the annotated frame; semantic data).
@@ -41,6 +42,7 @@ class ReadSpec:
     frame_size: int
     label_size: int = 224
     binary: bool = False
+    labels_from: Literal["labels", "objects"] = "labels"
     label_rule: transforms.LabelRule = "nearest"
     sound_names: tuple[str, ...] = ()
     sounds_from: Literal["category", "labels"] = "category"
@@ -236,18 +238,13 @@ class FrameReader:
     def maps(self, index: int, name: str, seconds: Sequence[int]) -> UInt8[np.ndarray, "n h w"]:
         """Further maps of the built-in benchmark (objects, moving) at the label size, nearest.
 
-        For baselines and reports only, never an input of the model.
+        For baselines and reports, never an input of the model.
 
         Raises:
           UserError: the data set has no such maps, or one cannot be decoded.
         """
         clip = self.source[index]
-        if name not in clip.maps:
-            raise UserError(f"{clip.where}: clip {clip.uid} has no {name} maps")
-        maps = [
-            transforms.decode_labels(clip.maps[name][s], where=_where(clip, s, f"{name} map"))
-            for s in seconds
-        ]
+        maps = [_further_map(clip, name, second) for second in seconds]
         return np.stack([transforms.resize_labels(m, self.spec.label_size) for m in maps])
 
     def empty(self, count: int) -> Slots:
@@ -301,6 +298,8 @@ class FrameReader:
             heard = np.zeros(len(spec.sound_names), np.float32)
             if spec.sounds_from == "labels":
                 heard = sounds.label_sounds(labels, spec.class_names, spec.sound_names)
+            if spec.labels_from != "labels":
+                labels = _further_map(clip.value, spec.labels_from, second)
             labels = transforms.resize_labels(labels, spec.label_size, spec.label_rule)
             return (labels > 0).astype(np.uint8) if spec.binary else labels, heard
 
@@ -360,6 +359,15 @@ class _Once:
     @functools.cached_property
     def value(self) -> Clip:
         return self._source[self._index]
+
+
+def _further_map(clip: Clip, name: str, second: int) -> UInt8[np.ndarray, "h w"]:
+    if name not in clip.maps:
+        raise UserError(
+            f"{clip.where}: clip {clip.uid} has no {name} maps, as only the built-in benchmark has"
+        )
+    encoded = clip.maps[name][second]
+    return transforms.decode_labels(encoded, where=_where(clip, second, f"{name} map"))
 
 
 def _where(clip: Clip, second: int, what: str) -> str:

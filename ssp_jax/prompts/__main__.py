@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from absl import logging as absl_logging
 
+from ssp_jax.command_line import read_config
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
-from ssp_jax.prompts.generate import WORDINGS, TextMaker
+from ssp_jax.prompts.generate import TextMaker
 from ssp_jax.prompts.multimodal import check_machine, load_answer
 from tfds_builders.facts import read_dataset_facts
 
@@ -19,10 +20,11 @@ the answers into a JSON file. Needs a GPU and the model's weights. May be stoppe
 same command goes on. Clips that fail are listed at the end, with exit status 1."""
 _EXAMPLES = """\
 examples:
-  python -m ssp_jax.prompts --prepared=prepared/avs_s4/native/1.0.0 --out=s4_texts.json \\
-      --trust_remote_code
-  python -m ssp_jax.prompts --prepared=prepared/avs_s4/native/1.0.0 --out=s4_texts.json \\
-      --model=Qwen/Qwen2.5-VL-7B-Instruct --split=train,val"""
+  python -m ssp_jax.prompts --config=configs/s4.py --prepared=prepared/avs_s4/native/1.0.0 \\
+      --out=s4_texts.json --trust_remote_code
+  python -m ssp_jax.prompts --config=configs/s4.py --prepared=prepared/avs_s4/native/1.0.0 \\
+      --out=s4_texts.json --model=Qwen/Qwen2.5-VL-7B-Instruct --split=train,val \\
+      --config.texts.wordings.scene='What is where, and what does it look like?'"""
 _SMALL = 224  # stored frames below this tell a model little
 
 
@@ -35,6 +37,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add(
+        "--config",
+        required=True,
+        metavar="FILE.py",
+        help="its texts.wordings are the questions, changed by --config.texts.wordings.scene=... "
+        "and .sounding=..., where {scene} is the first answer",
+    )
     add("--prepared", required=True, metavar="FOLDER", help="as the preparing command names it")
     add("--out", required=True, metavar="FILE.json", help="new, or begun by the same command")
     add("--model", default="openbmb/MiniCPM-o-2_6", help="hub name or folder (%(default)s)")
@@ -44,12 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--frames", type=int, default=5, help="of each clip, evenly chosen (%(default)s)")
     add("--device", default="cuda", help="as PyTorch names it (%(default)s)")
     add("--max_new_tokens", type=int, default=256, help="of an answer (%(default)s)")
-    add("--scene_wording", default=WORDINGS["scene"], help="the first question")
-    add(
-        "--sounding_wording",
-        default=WORDINGS["sounding"],
-        help="the second question, with {scene} where the first answer goes",
-    )
     return parser
 
 
@@ -57,12 +60,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status.
 
     Raises:
-      UserError: see `check_machine`, `TextMaker`, `ClipSource`, `load_answer`.
+      UserError: see `read_config`, `check_machine`, `TextMaker`, `ClipSource`, `load_answer`.
     """
-    flags = _parser().parse_args(argv)
+    parser = _parser()
+    flags, others = parser.parse_known_args(argv)
+    changes = [other for other in others if other.startswith("--config.")]
+    if unknown := [other for other in others if other not in changes]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    wordings = read_config(flags.config, changes).texts.wordings.to_dict()
     check_machine(flags.device)
     model = flags.model + (f"@{flags.revision}" if flags.revision else "")
-    wordings = {"scene": flags.scene_wording, "sounding": flags.sounding_wording}
     maker = TextMaker(flags.out, model, flags.frames, wordings)
     facts = read_dataset_facts(flags.prepared)
     splits = [split for split in flags.split.split(",") if split]

@@ -15,14 +15,6 @@ from ssp_jax.prompts.texts import KEYS, Texts, read_text_file, write_text_file
 # The model's answer to a question about frames of one video, in order.
 Answer = Callable[[Sequence[Image.Image], str], str]
 
-# The paper describes its questions; the words are ours.
-WORDINGS = {
-    "scene": "These are frames of one video, in order. Describe the location and the "
-    "characteristics of each object in the video, in one short sentence per object.",
-    "sounding": "These are frames of one video, in order. Its objects: {scene}\n"
-    "Given this, which nouns are likely to produce sound in the video? Answer with nouns only, "
-    "separated by commas.",
-}
 _SAVE_EVERY = 20  # clips
 _GIVE_UP = 10  # failures in a row
 
@@ -34,8 +26,8 @@ class TextMaker:
         self,
         path: str | Path,
         model: str,
-        num_frames: int = 5,
-        wordings: Mapping[str, str] = WORDINGS,
+        num_frames: int,
+        wordings: Mapping[str, str],
     ):
         """Open the file of texts, or make the folder of a new one.
 

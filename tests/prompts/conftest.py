@@ -68,5 +68,7 @@ def textless(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """See `runner`."""
-    return runner("ssp_jax.prompts", prompts_command.main, monkeypatch, capsys)
+    """See `runner`; the config is that of S4 unless another is given."""
+    config = Path(__file__).parents[2] / "configs" / "s4.py"
+    run = runner("ssp_jax.prompts", prompts_command.main, monkeypatch, capsys)
+    return lambda *arguments: run(f"--config={config}", *arguments)

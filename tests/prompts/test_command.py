@@ -111,7 +111,9 @@ def write_strange_model(folder, marker):
 def test_the_command_and_its_file(command, faked, textless, tmp_path):
     out = tmp_path / "texts.json"
     arguments = (f"--prepared={textless}", f"--out={out}", "--model=m", "--revision=abc")
-    status, printed, err = command(*arguments, "--split=train", "--scene_wording=what?")
+    status, printed, err = command(
+        *arguments, "--split=train", "--config.texts.wordings.scene=what?"
+    )
     assert (status, printed) == (0, f"{out}: texts of 12 clips\n")
     assert "frames of 96 pixels" in err
     texts, facts = read_text_file(out)
@@ -120,7 +122,7 @@ def test_the_command_and_its_file(command, faked, textless, tmp_path):
     assert "Its objects: 5 what?" in texts["-clip5"][1]
     assert (facts["model"], facts["frames"]) == ("m@abc", 5)
     # All splits that have clips.
-    status, printed, err = command(*arguments, "--scene_wording=what?", "--frames=5")
+    status, printed, err = command(*arguments, "--config.texts.wordings.scene=what?", "--frames=5")
     assert (status, printed) == (0, f"{out}: texts of 14 clips\n")
     status, _, err = command(*arguments)
     assert status == 1
@@ -139,9 +141,12 @@ def test_bad_arguments(command, refused, faked, textless, tmp_path):
     data = f"--prepared={textless}"
     assert "no prepared data set" in refused(f"--prepared={tmp_path / 'none'}")
     assert "no split 'tset'" in refused(data, "--split=train,tset")
-    assert "has no '{scene}'" in refused(data, "--sounding_wording=what sounds?")
+    assert "has no '{scene}'" in refused(data, "--config.texts.wordings.sounding=what sounds?")
     assert "frames: 0" in refused(data, "--frames=0")
-    assert command("--out=x.json")[0] == 2
+    assert "'scene_wording'" in refused(data, "--config.texts.scene_wording=what?")
+    assert "none.py" in refused(data, f"--config={tmp_path / 'none.py'}")
+    for arguments in ((), (data, "--scene_wording=what?")):
+        assert command("--out=x.json", *arguments)[0] == 2
 
 
 def test_without_pytorch(refused, textless, monkeypatch):
@@ -213,7 +218,11 @@ def test_a_real_model_of_transformers(command, refused, textless, tmp_path):
     assert "has no chat template" in refused(*arguments)
     processor.chat_template = _CHAT
     processor.save_pretrained(model)
-    wordings = ("--scene_wording=w1 w2", "--sounding_wording=w3 {scene} w4", "--max_new_tokens=6")
+    wordings = (
+        "--config.texts.wordings.scene=w1 w2",
+        "--config.texts.wordings.sounding=w3 {scene} w4",
+        "--max_new_tokens=6",
+    )
     out = tmp_path / "texts.json"
     status, _, err = command(*arguments, *wordings, f"--out={out}", "--frames=2")
     assert status == 0, err

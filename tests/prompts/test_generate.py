@@ -8,7 +8,7 @@ import pytest
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
 from ssp_jax.prompts import generate
-from ssp_jax.prompts.generate import WORDINGS, TextMaker, choose_frames
+from ssp_jax.prompts.generate import TextMaker, choose_frames
 from ssp_jax.prompts.texts import read_text_file, read_texts
 
 WORDS = {"scene": "what?", "sounding": "what of {scene} sounds?"}
@@ -103,8 +103,13 @@ def test_a_file_made_otherwise(train, tmp_path):
     TextMaker(path, "fake", 3, WORDS).run(train, FakeModel())
     before = path.read_bytes()
     with pytest.raises(UserError) as error:
-        TextMaker(path, "other", 4)
-    for part in ("model: 'fake' there, 'other' now", "frames: 3 there, 4 now", WORDINGS["scene"]):
+        TextMaker(path, "other", 4, WORDS | {"scene": "which?"})
+    for part in (
+        "model: 'fake' there, 'other' now",
+        "frames: 3 there, 4 now",
+        "'what?'",
+        "'which?'",
+    ):
         assert part in str(error.value)
     assert path.read_bytes() == before
     bare = tmp_path / "bare.json"
@@ -150,7 +155,7 @@ def test_unusable_questions(tmp_path):
     with pytest.raises(UserError, match=r"has no '\{scene\}'"):
         TextMaker(path, "fake", 3, WORDS | {"sounding": "what sounds?"})
     with pytest.raises(UserError, match="frames: 0"):
-        TextMaker(path, "fake", 0)
+        TextMaker(path, "fake", 0, WORDS)
     path.write_text("{}")
     with pytest.raises(UserError, match="folder cannot be made"):
-        TextMaker(path / "texts.json", "fake")
+        TextMaker(path / "texts.json", "fake", 3, WORDS)
