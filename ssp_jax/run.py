@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ssp_jax.data.companions import Companions
+from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
@@ -27,8 +27,9 @@ def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
         for sets in stage_words(config, name).values()
         for word in sets.values()
     ]
-    check_data_dir(config, words)
+    benchmarks = check_data_dir(config, words)
     check_config(config)
+    check_companions(config, benchmarks)
     data = open_datasets(config, words)
     folders = {name: workdir / name for name in needed}
     if prompted and config.avss.prompt.stage1:

@@ -187,6 +187,11 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         (["--config=configs/demo.py", "--config.stages=avz"], "'avz'"),
         (["--config=configs/demo.py", "--config.model.size=huge"], "config.model.size='huge'"),
         (["--config=configs/demo.py", "--config.avs.optim.schedule=sine"], "'sine'"),
+        # Before the data are looked at.
+        (
+            ["--config=configs/s4.py:small", "--config.data_dir=none", "--config.model.vta=joint"],
+            "config.texts.tokeniser is empty",
+        ),
     ],
 )
 def test_mistakes_give_one_line(arguments, message, tmp_path):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,51 @@ class FlowMasks:
         return flow_masks(self.store.read(clip), **dict(self.settings))
 
 
+def check_companions(config: ConfigDict, benchmarks: Collection[str]) -> None:
+    """Can texts and CLIP's tokens be had, as far as that is known before data are prepared?
+
+    Args:
+      benchmarks: those that the run reads.
+
+    Raises:
+      UserError: no tokeniser is named, and the data are not the built-in benchmark's; no weights of
+        CLIP are named, or training moves frames about.
+    """
+    if (config.model.vta or "none") == "none":
+        return
+    problems, augment = [], config.data.augment
+    generated = len(benchmarks) == 1 and set(benchmarks) <= set(GENERATED)
+    if not config.texts.tokeniser and not (generated and not config.texts.file):
+        problems.append(
+            "config.texts.tokeniser is empty: name BERT's vocabulary, as bert-base-uncased, or a "
+            "folder with its tokenizer.json or vocab.txt. Only the built-in benchmark with texts "
+            "of its own has one of its own"
+        )
+    if config.model.vta_visual == "clip" and not config.clip.weights:
+        problems.append(
+            "config.clip.weights is empty, but config.model.vta_visual=clip needs CLIP's image "
+            f"encoder: name {HOW_TO_GET}"
+        )
+    if config.model.vta_visual == "clip" and (augment.flip > 0 or tuple(augment.scale) != (1, 1)):
+        problems.append(
+            f"config.data.augment.flip={augment.flip}, scale={tuple(augment.scale)}: CLIP's tokens "
+            "are kept of the frames as they are; set flip=0 and scale=(1, 1), or "
+            "config.model.vta_visual=swin"
+        )
+    if problems:
+        raise UserError("\n".join(problems))
+
+
 class Companions:
     """What lies beside the clips that 'benchmark:split' words name, each made once."""
 
     def __init__(self, config: ConfigDict, data: DataSets, words: Sequence[str]):
-        """`words`: all that the run reads, so that a file of texts is judged as a whole."""
+        """`words`: all that the run reads, so that a file of texts is judged as a whole.
+
+        Raises:
+          UserError: see `check_companions`.
+        """
+        check_companions(config, data.folders)
         self._config, self._data, self._words = config, data, tuple(words)
         self._flow_masks: dict[str, FlowMasks] = {}
         self._tokens: dict[str, dict[str, np.ndarray]] = {}
@@ -74,24 +114,9 @@ class Companions:
         """What CLIP's tokens depend on, see `clip_tokens.clip_facts`.
 
         Raises:
-          UserError: no weights are named or they are of no use; training moves frames about.
+          UserError: the weights are of no use.
         """
-        config, problems = self._config, []
-        if not config.clip.weights:
-            problems.append(
-                "config.clip.weights is empty, but config.model.vta_visual=clip needs CLIP's image "
-                f"encoder: name {HOW_TO_GET}"
-            )
-        augment = config.data.augment
-        if augment.flip > 0 or tuple(augment.scale) != (1, 1):
-            problems.append(
-                f"config.data.augment.flip={augment.flip}, scale={tuple(augment.scale)}: CLIP's "
-                "tokens are kept of the frames as they are; set flip=0 and scale=(1, 1), or "
-                "config.model.vta_visual=swin"
-            )
-        if problems:
-            raise UserError("\n".join(problems))
-        return clip_facts(Path(config.clip.weights))
+        return clip_facts(Path(self._config.clip.weights))
 
     def visual_tokens(self, words: str) -> ClipTokenStore:
         """CLIP's tokens of the clips of `words`, computed now where they are not stored yet.
@@ -110,18 +135,11 @@ class Companions:
         """What `config.texts.tokeniser` names, or one of the built-in benchmark's own words.
 
         Raises:
-          UserError: none is named, and the data are not the built-in benchmark's.
+          UserError: see `Tokeniser`.
         """
-        config = self._config.texts
-        if config.tokeniser:
-            return Tokeniser(config.tokeniser)
-        (name, folder), *others = self._data.folders.items()
-        if others or name not in GENERATED or config.file:
-            raise UserError(
-                "config.texts.tokeniser is empty: name BERT's vocabulary, as bert-base-uncased, or "
-                "a folder with its tokenizer.json or vocab.txt. Only the built-in benchmark with "
-                "texts of its own has one of its own"
-            )
+        if self._config.texts.tokeniser:
+            return Tokeniser(self._config.texts.tokeniser)
+        (folder,) = self._data.folders.values()
         path = Path(folder) / _TOKENISER
         if path.exists():
             return Tokeniser(path)

@@ -79,6 +79,6 @@ def test_texts_of_a_file(config, tmp_path, caplog):
 
 
 def test_a_file_of_texts_needs_a_vocabulary(config, tmp_path):
-    config.texts.file = str(tmp_path / "texts.json")
+    config.model.vta, config.texts.file = "joint", str(tmp_path / "texts.json")
     with pytest.raises(UserError, match=r"config\.texts\.tokeniser is empty"):
-        _ = companions(config)[1].tokeniser
+        companions(config)
