@@ -46,11 +46,15 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     by_title = {row.title: row for part in rows.values() for row in part}
     # Those that score the parameters of "SSP, full" come when it is trained.
     order = sorted(by_title.values(), key=lambda row: row.rescored)
+    pretraining, config = config, _on_pretrained(config, workdir / "pretrained")
     for row in order:
         check_config(row_config(config, row))
     # A seed changes no shape, so what one seed compiled the others need not.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
-    config = _on_one_pretraining(config, workdir)
+    if "objects" in stage_names(pretraining):
+        pretraining = pretraining.copy_and_resolve_references()
+        pretraining.stages = "objects"
+        run(pretraining, workdir / "pretrained", brief=True)
     scores: dict[str, list[dict]] = {row.title: [] for row in order}
     for seed in range(seeds):
         for row in order:
@@ -59,17 +63,11 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     return summary
 
 
-def _on_one_pretraining(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config for the rows: where it has a stage `objects`, in place of pretrained weights,
-    that is trained here, once, and every row of every seed starts from it."""
-    names = stage_names(config)
-    if "objects" not in names:
-        return config
+def _on_pretrained(config: ConfigDict, folder: Path) -> ConfigDict:
+    """The config for the rows: its stage `objects`, in place of pretrained weights, is trained once
+    in `folder`, and every row of every seed starts from it."""
     config = config.copy_and_resolve_references()
-    config.stages = "objects"
-    folder = workdir / "pretrained"
-    run(config, folder, brief=True)
-    names.remove("objects")
+    names = [name for name in stage_names(config) if name != "objects"]
     config.stages = ",".join(names)
     for name in names:
         words = [word.strip() for word in config[name].init_from.split(",")]

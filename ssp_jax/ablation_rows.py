@@ -13,7 +13,8 @@ from ssp_jax.run_folder import stage_names
 Overrides = Mapping[str, Any]
 
 # '*' stands for every stage that runs.
-_NO_PRE = {"*.prompt.premask": False}
+# AAVS's first stage has no prompt at all.
+_NO_PRE = {"*.prompt.premask": False, "avs.prompt.source": "none"}
 _NO_POST = {"*.criterion.post_mask": "none"}
 _NO_TEXT = {"model.vta": "none"}
 
@@ -57,6 +58,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("full without post-mask", _NO_POST, paper=_paper(84.5, 70.4, 49.7)),
         FULL,
     ),
+    "pre_mask": (Row("full, reference without flow", {"*.prompt.premask": False}),),
     "post_mask_weight": (
         Row("full, post-mask weight 5", {"*.criterion.post_mask_weight": 5.0}),
         Row("full, post-mask weight 20", {"*.criterion.post_mask_weight": 20.0}),

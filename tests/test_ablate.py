@@ -14,12 +14,9 @@ from ssp_jax.run_folder import check_config, write_results
 
 @pytest.fixture
 def config():
-    """The demo with every part of the method."""
+    """The demo without its pretraining."""
     config = demo.get_config()
-    config.model.vta = "joint"
-    for name in ("avs", "avss"):
-        config[name].prompt.premask = True
-        config[name].criterion.post_mask = "within_flow"
+    config.stages = "avs,avss"
     return config
 
 
@@ -137,7 +134,6 @@ def test_trains_every_row_once_and_goes_on_where_it_stopped(config, runs, tmp_pa
 
 def test_rows_start_from_one_pretraining(config, runs, tmp_path):
     config.stages = "objects,avs,avss"
-    config.avs.init_from, config.avss.init_from = "objects", "objects,avs"
     command.ablate(config, tmp_path, tables=("method",), seeds=2)
     assert len(runs.trained) == 15
     assert runs.trained[0].endswith("/pretrained")

@@ -47,7 +47,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "bert_layers": 2,
         "bert_heads": 4,
         "bert_ffn": 128,
-        "vta_stride": 8,
+        "vta_stride": 16,
         "vta_into": "all",
         "vta_queries": True,
         "audio_visual_map": True,
