@@ -24,7 +24,7 @@ _NEW = (
     "network/(vta|text_projection)/",
     "post_mask_head",
 )
-_POST_MASK = {"post_mask": "within_flow"}
+_POST_MASK = {"post_mask": "head"}
 
 
 def get_config():
@@ -63,8 +63,8 @@ def get_config():
             "init_new": _NEW,
             "prompt": SMALL_SEMANTIC_STAGE["prompt"] | {"premask": True},
             "criterion": SMALL_SEMANTIC_STAGE["criterion"] | _POST_MASK,
-            "steps": 400,
-            "eval_every": 200,
+            "steps": 300,
+            "eval_every": 150,
         },
     )
     return config
