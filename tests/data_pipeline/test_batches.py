@@ -2,7 +2,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_clips import CLASS_NAMES, SOUND_NAMES, frame_colour, labels_of, take, waveform_of
+from tiny_clips import (
+    CLASS_NAMES,
+    SOUND_NAMES,
+    frame_colour,
+    labels_of,
+    objects_of,
+    take,
+    waveform_of,
+)
 
 from ssp_jax.batch import AVBatch
 from ssp_jax.data.log_mel import SILENCE, log_mel_windows
@@ -314,7 +322,20 @@ def test_a_damaged_image_is_named(prepared, split, what, workers):
 def test_maps_for_reports(evaluated, train):
     reader = FrameReader(evaluated, SPEC)
     maps = reader.maps(2, "objects", (1, 4))
-    expected = [resize_labels(labels_of(2, second), 14) for second in (1, 4)]
+    expected = [resize_labels(objects_of(2, second), 14) for second in (1, 4)]
     np.testing.assert_array_equal(maps, expected)
     with pytest.raises(UserError, match=r"clip2 has no depth"):
         reader.maps(2, "depth", (0,))
+
+
+def test_labels_from_what_is_visible(evaluated):
+    """What is visible takes the labels' place; what sounds is still what the labels say."""
+    spec = dataclasses.replace(SPEC, sounds_from="labels")
+    heard = FrameReader(evaluated, spec).read(2, (1, 4))
+    spec = dataclasses.replace(spec, labels_from="objects")
+    seen = FrameReader(evaluated, spec, FrameCache(10**6)).read(2, (1, 4))
+    expected = [resize_labels(objects_of(2, second), 14) for second in (1, 4)]
+    np.testing.assert_array_equal(seen["labels"], expected)
+    assert (heard["labels"] != seen["labels"]).any()
+    np.testing.assert_array_equal(heard["sounds"], seen["sounds"])
+    assert seen["sounds"].sum(axis=1).tolist() == [1, 1]

@@ -33,6 +33,13 @@ def labels_of(number: int, second: int) -> np.ndarray:
     return labels
 
 
+def objects_of(number: int, second: int) -> np.ndarray:
+    """What sounds, and on the right something silent."""
+    labels = labels_of(number, second)
+    labels[labels == 0] = 1 + (number + second + 1) % 4
+    return labels
+
+
 def waveform_of(number: int, seconds: int) -> np.ndarray:
     rng = np.random.default_rng(number)
     return rng.integers(-3000, 3000, 16_000 * seconds).astype(np.int16)
@@ -51,7 +58,7 @@ def example(number: int, num_frames: int, num_annotated: int) -> dict:
         "waveform": waveform_of(number, num_frames),
         "annotated": np.arange(num_frames) < num_annotated,
         "texts": {"scene": f"scene {number}", "sounding": f"nouns {number}"},
-        "objects": [encode(labels_of(number, second)) for second in range(num_annotated)],
+        "objects": [encode(objects_of(number, second)) for second in range(num_annotated)],
         "moving": [encode(labels_of(number, second)) for second in range(num_annotated)],
     }
 
