@@ -303,8 +303,6 @@ SMALL_OBJECTS_STAGE = SMALL_STAGE | {
     "prompt": {"source": "none"},
     "listen": {"sounds": 1.0, "map": 0.0, "contrast": 0.0},
     "max_targets": 6,
-    "steps": 700,
-    "eval_every": 350,
 }
 SMALL_SEMANTIC_STAGE = SMALL_STAGE | {
     "init_from": "avs",

@@ -1,4 +1,4 @@
-"""Which part helps: python -m ssp_jax.ablate --config=configs/demo.py --seeds=3 [--tables=method]
+"""Which part helps: python -m ssp_jax.ablate --config=configs/demo.py:ssp --seeds=3
 
 Trains every row of the tables (ablation_rows.py) with every seed, all from the same weights;
 selects on validation, reports test. Rows that are done are not done again, one that was interrupted

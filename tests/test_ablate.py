@@ -15,7 +15,7 @@ from ssp_jax.run_folder import check_config, write_results
 @pytest.fixture
 def config():
     """The demo without its pretraining."""
-    config = demo.get_config()
+    config = demo.get_config("ssp")
     config.stages = "avs,avss"
     return config
 

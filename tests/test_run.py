@@ -13,10 +13,11 @@ from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
-from ssp_jax.init_from import initial_params
+from ssp_jax.init_from import initial_params, read_weights
 from ssp_jax.main import run
 from ssp_jax.run_folder import check_workdir
 from ssp_jax.stage import Stage
+from ssp_jax.train_state import split_trained
 from ssp_jax.train_step import make_loss, make_train_step
 from tests.tiny_run import get_config
 
@@ -104,19 +105,29 @@ def test_stage_two_starts_from_stage_one(whole_run, prepared):
     assert unused == anew
     taken = params["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]
     assert (taken != new["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]).any()
-    # That of the stage before has the number, though the later folder is asked first.
-    folders = [whole_run[0] / "objects", folder]
-    both, anew, _ = initial_params(folders, new, shardings, ("prompt_embedding",))
-    assert anew == []
-    np.testing.assert_array_equal(
-        both["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"], taken
-    )
     with pytest.raises(UserError, match=r"class_head/bias: \(3,\) there"):
         initial_params([folder], new, shardings, ())
     with pytest.raises(UserError, match="a run with several stages; name one of"):
         initial_params([whole_run[0]], new, shardings, ())
     with pytest.raises(UserError, match="no weights to start from"):
         initial_params([folder / "nowhere"], new, shardings, ())
+
+
+def test_all_of_ssp_starts_from_what_is_visible(prepared, tmp_path):
+    config = get_config(prepared, "ssp")
+    results = run(config, tmp_path)
+    assert set(results) == {"s4", "ms3", "avss"}
+    stage = Stage(config, "avss", open_datasets(config, config.avss.train), Path("unused"))
+    new = stage.phases[0].states.new(jax.random.key(0)).params
+    folders = [tmp_path / name for name in ("objects", "avs")]
+    params, anew, _ = initial_params(folders, new, stage.shardings.params, ())
+    assert anew == []
+    # The class head is that of the objects, all else that of stage 1.
+    for folder, part in zip(folders, ("class_head", "mask_head"), strict=True):
+        theirs = read_weights(folder)
+        for name, leaf in split_trained(params, theirs.keys())[0].items():
+            if part in name:
+                np.testing.assert_array_equal(leaf, theirs[name])
 
 
 def test_the_step_compiles_once(whole_run, prepared):
@@ -182,6 +193,7 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     [
         (["--config=configs/demo.py", "--config.avs.optim.rate=1"], "rate"),
         (["--config=configs/s4.py:huge"], "expected one of base, paper, aavs, small"),
+        (["--config=configs/demo.py:small"], "expected one of baseline, ssp"),
         (["--config=configs/s4.py"], "configs/demo.py"),
         (["--config=configs/demo.py", "--config.protocol=mine"], "unknown protocol 'mine'"),
         (["--config=configs/demo.py", "--config.stages=avz"], "'avz'"),

@@ -1,6 +1,7 @@
 """The demo's config at a size that compiles and runs in seconds, for tests of the whole road."""
 
 from configs import demo
+from ssp_jax.run_folder import stage_names
 
 TINY_MODEL = {
     "embed_dim": 16,
@@ -17,14 +18,14 @@ TINY_MODEL = {
 }
 
 
-def get_config(prepared_dir: str = "prepared"):
-    """All stages of the demo on `builtin_tiny`, four steps each."""
-    config = demo.get_config()
+def get_config(prepared_dir: str = "prepared", kind: str = "baseline"):
+    """The demo of that kind on `builtin_tiny`, four steps a stage."""
+    config = demo.get_config(kind)
     config.model.update(TINY_MODEL)
     config.prepared_dir = prepared_dir
     config.log_every = 1
     config.data.frame_size = config.data.stored_size = 64
-    for name in ("objects", "avs", "avss"):
+    for name in stage_names(config):
         stage = config[name]
         stage.train = tuple(word.replace("builtin", "builtin_tiny") for word in stage.train)
         for split in ("val", "test"):
