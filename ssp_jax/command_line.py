@@ -10,9 +10,19 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ssp_jax.errors import UserError
+from ssp_jax.processes import is_first, start
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/[COMMAND-]<config name>.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0 of several. All three are needed only where JAX does not find out by "
+    "itself; see docs/scaling.md.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of the run.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0 on.", lower_bound=0)
+_LOGGERS = ("ssp_jax", "tfds_builders")
 # ml_collections and absl raise plain errors, some with a traceback inside the message, for
 # misspelt or mistyped overrides and for what a config file itself refuses.
 _MISTAKES = (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError)
@@ -33,10 +43,22 @@ def show_own_log() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("ssp_jax", "tfds_builders"):
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+
+
+def start_processes() -> None:
+    """Join the run's other processes, if there are any; of those that follow, only warnings show.
+
+    Raises:
+      UserError: see `processes.start`.
+    """
+    start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not is_first():
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
