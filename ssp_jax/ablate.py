@@ -139,5 +139,10 @@ def main(argv: list[str]) -> None:
         print(f"{workdir}/ablation.md, ablation.json, *.png")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """`python -m ssp_jax.ablate`."""
     app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    cli()

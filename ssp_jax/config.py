@@ -1,4 +1,4 @@
-"""What the four configs share: every key with its default. Change values in the configs."""
+"""What the configs (configs/*.py) share: every key with its default. Change values there."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
