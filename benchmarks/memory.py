@@ -1,10 +1,11 @@
 """Memory a device of one full-size training step, from the compiled program; no array is made.
 
-    python -m benchmarks.memory --topology=v5e:2x4 [--frames=2]    # pip install libtpu; no TPU needed
+    python -m benchmarks.memory --topology=v5e:2x4 [--frames=2]
     python -m benchmarks.memory --topology=cpu:8
 
 The first compiles for eight TPU v5e with the TPU's own compiler, which refuses what does not fit;
-the second for eight CPU devices, by another compiler, which is no guide to a TPU's temporaries.
+it needs `pip install libtpu`, but no TPU. The second compiles for eight CPU devices, which is no
+guide to a TPU's temporaries.
 Each row is compiled in a process of its own.
 """
 
