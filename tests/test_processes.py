@@ -53,14 +53,12 @@ def _by_slurm(number, port):
 
 def _in_two_processes(folder, *arguments, started=_by_flags):
     """[(exit status, standard error) of process 0, of process 1] of `python -m ssp_jax.main`."""
-    # Process 1 takes what process 0 compiled: the machine of a test has few cores.
-    environment = os.environ | {"JAX_SHARE_BINARY_BETWEEN_HOSTS": "1"}
     logs = [(folder / f"process{number}.log").open("w+") for number in range(2)]
     running, port = [], _free_port()
     for number, log in enumerate(logs):
         flags, variables = started(number, port)
         command = [sys.executable, "-m", "ssp_jax.main", *flags, *arguments]
-        running.append(subprocess.Popen(command, cwd=ROOT, env=environment | variables, stderr=log))
+        running.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=log))
     try:
         statuses = [process.wait(900) for process in running]
     finally:
