@@ -34,7 +34,7 @@ def _save_picture(stage: Stage, params: dict, name: str, words: str) -> None:
     with stage.batches(words) as batches:
         batch = next(batches)
     placed = stage.put(batch)
-    predicted = own_rows(placed, stage.predict(params, placed)).argmax(1)
+    predicted = own_rows(placed, stage.predict(params, placed).argmax(1))
     if is_first():
         save_picture(stage.folder / f"{name}.png", batch, predicted, stage.class_names)
 
@@ -56,7 +56,7 @@ def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
             maps = {name: _maps(reader, batch, name) for name in ("objects", "moving")}
             if stage.binary:
                 maps["objects"] = (maps["objects"] > 0).astype(np.uint8)
-            predicted = own_rows(placed, scores).argmax(1)
+            predicted = own_rows(placed, scores.argmax(1))
             motion = motion.merge(motion_state(predicted, batch.labels, **maps))
             predictions = trivial_predictions(
                 **maps, num_classes=stage.num_classes, frequent_class=frequent
