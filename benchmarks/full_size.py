@@ -1,45 +1,110 @@
-"""One training step of a full-size stage as configs/avss.py has it, for the measurements of it."""
+"""A training step of the real sizes, with random weights and frames, for measurements."""
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
 from configs import avss
 from ssp_jax.batch import AVBatch, fake_batch
 from ssp_jax.models.network import TrainedNetwork
-from ssp_jax.phases import Phase, make_phases
-from ssp_jax.train_state import split_model
+from ssp_jax.models.ssp import SSP
+from ssp_jax.models.vggish import EMBEDDING
+from ssp_jax.phases import make_phases
+from ssp_jax.sharding import make_mesh, put_batch
+from ssp_jax.train_state import TrainState, split_model
 from ssp_jax.train_step import make_loss, make_train_step
+from ssp_jax.weights.aavs import nested
+from ssp_jax.weights.folder import load_facts, load_weights
+from ssp_jax.weights.importing import import_weights
+from ssp_jax.weights.shapes import abstract
+
+FRAME_SIZE, LABEL_SIZE = 384, 224
+_CLASSES = {"avs": 2, "avss": 71}
+
+
+@dataclasses.dataclass(frozen=True)
+class FullSizeStep:
+    """`step(state, batch, key)`, and what to call it with."""
+
+    step: Callable
+    state: TrainState
+    batch: AVBatch
+    key: jax.Array
+
+
+def random_batch(name: str, frames: int, frame_size: int = FRAME_SIZE, **prompts: Any) -> AVBatch:
+    """A host batch of the stage's number of classes; `prompts` as in `fake_batch`."""
+    return fake_batch(
+        frames,
+        frame_size=frame_size,
+        label_size=LABEL_SIZE,
+        num_classes=_CLASSES[name],
+        num_sounds=0,
+        **prompts,
+    )
+
+
+def mask2former_forward(folder: Path, frames: int) -> tuple[Callable, tuple]:
+    """The network as the Mask2Former that transformers saved in `folder`: without adapters, and
+    with a silence that projects to nothing.
+
+    Returns:
+      (params, frames) -> mask and class logits, and what to call it with.
+    """
+    out = folder.with_name("imported")
+    import_weights("mask2former", folder, out)
+    arguments = load_facts(out)["model"] | {"audio_hidden": 8, "audio_width": 1 / 64}
+    graphdef, params = nnx.split(abstract(lambda rngs: SSP(**arguments, rngs=rngs)), nnx.Param)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape), nnx.to_pure_dict(params))
+    weights = {k.removeprefix("network/"): v for k, v in load_weights(out).items()}
+    batch = random_batch("avss", frames)
+
+    def forward(params, frames):
+        silence = jnp.zeros((len(frames), EMBEDDING))
+        predictions, _ = nnx.merge(graphdef, params)(frames, None, audio_features=silence)
+        return {name: predictions[name] for name in ("mask_logits", "class_logits")}
+
+    return forward, (jax.device_put(params | nested(weights)), batch.normalised())
 
 
 def full_size_step(
     name: str,
     phase_name: str,
-    dtype: str,
-    mesh: Mesh,
     *,
     kind: str = "aavs",
     size: str = "base",
+    dtype: str = "float32",
+    frames: int = 5,
+    frame_size: int = FRAME_SIZE,
+    num_queries: int | None = None,
     remat: bool = False,
-) -> tuple[Callable, Phase, Callable[[int], AVBatch]]:
-    """(jitted step, phase, number of frames -> random batch of 384 px, on the host).
+    mesh: Mesh | None = None,
+) -> FullSizeStep:
+    """The step of a stage of `configs/avss.py`.
 
     Args:
-      name: 'avs', 2 classes, or 'avss', 71. phase_name: what trains: 'phase1', 'phase2' or 'all'.
-      dtype: what the network computes in. kind: of the config. size: of models/sizes.py.
+      name: 'avs' (2 classes) or 'avss' (71). phase_name: 'phase1', 'phase2' or 'all'.
+      kind: of the config. size: of ssp_jax/models/sizes.py. frames: of a batch.
+      num_queries: instead of the config's.
+      mesh: of devices that need not be there: state, batch and key are shapes, to compile for.
     """
     config = avss.get_config(kind)
     config.init_from = "random weights serve here"
     config[name].phases = "all" if phase_name == "all" else "aavs"
-    stage = config[name]
-    classes, prompted = 2 if name == "avs" else 71, stage.prompt.source != "none"
+    stage, classes = config[name], _CLASSES[name]
+    prompted = stage.prompt.source != "none"
 
     def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
         return TrainedNetwork(
             classes,
             size=size,
-            num_queries=stage.num_queries,
+            num_queries=num_queries or stage.num_queries,
             num_sounds=0,
             listen=stage.listen,
             overrides={
@@ -57,6 +122,7 @@ def full_size_step(
         )
 
     graphdef, init = split_model(make_model)
+    described, mesh = mesh is not None, mesh or make_mesh()
     phases = make_phases(config, name, init, mesh)
     phase = next(p for p in phases if phase_name in (p.plan.name or "all"))
     loss = make_loss(
@@ -67,19 +133,22 @@ def full_size_step(
         criterion=stage.criterion.to_dict(),
         listen=stage.listen.to_dict(),
     )
+    batch = random_batch(
+        name,
+        frames,
+        frame_size,
+        reference=prompted,
+        flow_mask=stage.prompt.premask,
+        text_length=config.texts.max_length if config.model.vta else 0,
+        visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
+    )
     step = make_train_step(loss, phase.tx, mesh, phase.states.shardings, phase.trained)
-
-    def batch(frames: int) -> AVBatch:
-        return fake_batch(
-            frames,
-            frame_size=384,
-            label_size=224,
-            num_classes=classes,
-            num_sounds=0,
-            reference=prompted,
-            flow_mask=stage.prompt.premask,
-            text_length=config.texts.max_length if config.model.vta else 0,
-            visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
-        )
-
-    return step, phase, batch
+    if described:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return FullSizeStep(step, phase.states.shapes, jax.eval_shape(lambda: batch), key)
+    return FullSizeStep(
+        step,
+        phase.states.new(jax.random.key(0)),
+        put_batch(mesh, batch),
+        jax.random.key(0),
+    )

@@ -49,16 +49,18 @@ def measure(name: str, phase_name: str, dtype: str, frames: int, fsdp: int) -> d
     """
     devices = np.array(_devices())
     mesh = Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    step, phase, batch_of = full_size_step(
-        name, phase_name, dtype, mesh, kind=_KIND.value, remat=_REMAT.value
-    )
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch_of(frames * mesh.size)
+    full = full_size_step(
+        name,
+        phase_name,
+        kind=_KIND.value,
+        dtype=dtype,
+        frames=frames * mesh.size,
+        remat=_REMAT.value,
+        mesh=mesh,
     )
     start = time.perf_counter()
-    lowered = step.lower(phase.states.shapes, batch, jax.eval_shape(lambda: jax.random.key(0)))
     try:
-        memory = lowered.compile().memory_analysis()
+        memory = full.step.lower(full.state, full.batch, full.key).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -13,12 +13,10 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 from absl import app, flags
 
 from benchmarks.full_size import full_size_step
-from ssp_jax.sharding import make_mesh, put_batch
 
 _STAGES = flags.DEFINE_list("stages", ["avs", "avss"], "avs: 2 classes, avss: 71.")
 _PHASES = flags.DEFINE_list("phases", ["phase1", "phase2", "all"], "What trains.")
@@ -35,13 +33,18 @@ _ROW = flags.DEFINE_string("row", None, "One row as stage,phase,dtype, in this p
 
 def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
     """The row's numbers, for the process it runs in."""
-    mesh = make_mesh()
-    size = {"kind": _KIND.value, "size": _SIZE.value, "remat": _REMAT.value}
-    step, phase, batch_of = full_size_step(name, phase_name, dtype, mesh, **size)
-    state, key = phase.states.new(jax.random.key(0)), jax.random.key(0)
-    batch = put_batch(mesh, batch_of(_FRAMES.value))
+    setup = full_size_step(
+        name,
+        phase_name,
+        kind=_KIND.value,
+        size=_SIZE.value,
+        dtype=dtype,
+        frames=_FRAMES.value,
+        remat=_REMAT.value,
+    )
+    state, batch, key = setup.state, setup.batch, setup.key
     start = time.perf_counter()
-    compiled = step.lower(state, batch, key).compile()
+    compiled = setup.step.lower(state, batch, key).compile()
     compile_seconds, seconds = time.perf_counter() - start, []
     for _ in range(_STEPS.value + 1):
         start = time.perf_counter()
