@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from ssp_jax.ablation_rows import FULL, TABLES, Row, check_full, possible, row_config
-from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log, start_processes
+from ssp_jax.command_line import config_and_workdir, run_command, show_own_log, start_processes
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
 from ssp_jax.files import write_whole
@@ -141,7 +141,7 @@ def main(argv: list[str]) -> None:
 
 def cli() -> None:
     """`python -m ssp_jax.ablate`."""
-    app.run(main, flags_parser=parse_flags)
+    run_command(main, __doc__)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -66,6 +66,13 @@ def show_own_log() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+
+
+def run_command(main: Callable[[list[str]], None], doc: str) -> None:
+    """Run a command's `main`; `doc` is what --help prints."""
+    # absl takes it from __main__, which of an installed command is not the command's module.
+    sys.modules["__main__"].__doc__ = doc
+    app.run(main, flags_parser=parse_flags)
 
 
 def start_processes() -> None:

@@ -8,7 +8,7 @@ import sys
 
 from absl import app
 
-from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log, start_processes
+from ssp_jax.command_line import config_and_workdir, run_command, show_own_log, start_processes
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.processes import is_first
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
 
 def cli() -> None:
     """`python -m ssp_jax.main`."""
-    app.run(main, flags_parser=parse_flags)
+    run_command(main, __doc__)
 
 
 if __name__ == "__main__":
