@@ -95,11 +95,11 @@ def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
     )
     batch = put_batch(mesh, batch)
     start = time.perf_counter()
-    compiled = step.lower(state, batch, key).compile()
+    compiled = step.lower(state, batch, key, 0).compile()
     compile_seconds, seconds = time.perf_counter() - start, []
-    for _ in range(_STEPS.value + 1):
+    for number in range(_STEPS.value + 1):
         start = time.perf_counter()
-        state, scalars = compiled(state, batch, key)
+        state, scalars = compiled(state, batch, key, number)
         value = float(scalars["loss"])
         seconds.append(time.perf_counter() - start)
         if not np.isfinite(value):

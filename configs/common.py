@@ -132,6 +132,9 @@ def base() -> ConfigDict:
             "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
             "log_every": 25,
+            # So many steps of a stage may go by without effect because their loss, gradient or new
+            # parameters are not finite; one more stops the run.
+            "max_skipped": 0,
             "mesh": {"fsdp": 1},
             "data": {
                 "stored_size": 0,  # side that prepared frames are stored at; 0 keeps the original

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.checksums import array_checksums
 from ssp_jax.data.mask_store import MaskStore, open_store
 from ssp_jax.stage import Stage
 
@@ -43,7 +44,8 @@ class Stage1Masks:
     @functools.cached_property
     def model_id(self) -> str:
         """Changes with any bit of the parameters."""
-        return f"{int(_checksum(self.params)):08x}-{int(_checksum(self.params, 7)):08x}"
+        sums = json.dumps(array_checksums(self.params), sort_keys=True)
+        return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
     def store(self, words: str, sounds: str) -> MaskStore:
         """The masks of 'benchmark:split' words under `sounds` (see `eval_batches`), complete.
@@ -138,15 +140,3 @@ def _whole(soft: jax.Array, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         multihost_utils.process_allgather(soft, tiled=True),
         multihost_utils.process_allgather(clip, tiled=True),
     )
-
-
-@functools.partial(jax.jit, static_argnames="seed")
-def _checksum(params: dict, seed: int = 0) -> jax.Array:
-    """Sum over all bits in whole numbers: the same for any sharding and order of addition."""
-    total = jnp.uint32(seed)
-    for number, leaf in enumerate(jax.tree.leaves(params)):
-        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
-        place = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761)
-        place += jnp.uint32(number * 40503 + seed)
-        total += jnp.sum((bits ^ place) * (place | 1), dtype=jnp.uint32)
-    return total

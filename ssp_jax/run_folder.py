@@ -20,6 +20,8 @@ from ssp_jax.train_step import DTYPES
 
 # In the order they run: what is visible, where it sounds, what sounds.
 STAGES = ("objects", "avs", "avss")
+# What a run may change when it goes on: it decides nothing about the numbers.
+_MAY_DIFFER = ("stages", "max_skipped")
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
@@ -90,7 +92,7 @@ def check_config(config: ConfigDict) -> None:
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
     """Keep the config in the folder; refuse a folder of another config.
 
-    `stages` may differ: a stage can be run alone in the folder of a run of both.
+    Keys of `_MAY_DIFFER` may: a stage can be run alone in the folder of a run of both.
 
     Raises:
       UserError: the folder holds a run of another config, naming the keys that differ.
@@ -99,9 +101,9 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     if path.exists():
         old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing := [key for key in differing if key != "stages"]:
+        if differing := [key for key in differing if key not in _MAY_DIFFER]:
             shown = ", ".join(
-                f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing[:5]
+                f"{key}: {_value(old, key)} there, {_value(new, key)} now" for key in differing[:5]
             )
             raise UserError(
                 f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
@@ -113,6 +115,10 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         write_whole(path, text)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
+
+
+def _value(flat: dict, key: str) -> str:
+    return repr(flat[key]) if key in flat else "no such key"
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

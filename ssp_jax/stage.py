@@ -24,14 +24,15 @@ from ssp_jax.init_from import initial_params
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import OWN_REFERENCES
+from ssp_jax.not_finite import Dump
 from ssp_jax.phases import Phase, make_phases, reads_texts
 from ssp_jax.prompts.tokeniser import check_vocabulary
 from ssp_jax.protocols import get_protocol
 from ssp_jax.run_folder import STAGES
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.summary import parameter_table
-from ssp_jax.train import Loop
-from ssp_jax.train_state import TrainState, split_model
+from ssp_jax.train import Loop, Progress
+from ssp_jax.train_state import StateMaker, TrainState, split_model
 from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train_step
 from ssp_jax.writers import MetricsWriter
 
@@ -246,18 +247,31 @@ class Stage:
     def train(self) -> dict:
         """Train, or go on, or return at once what was trained; the best parameters."""
         checkpoints = Checkpoints(self.folder / "checkpoints")
+        restored = checkpoints.restore(self._states_at)
         with self._train_batches() as batches:
+            if restored is None:
+                state, progress = self._new_state(), Progress()
+            else:
+                state, saved = restored
+                batches.set_state(saved)
+                progress = Progress(**saved.get("loop", {}))
+            checkpoints.go_on_from(int(state.step) if restored else -1)
             for phase in self.phases:
-                latest = checkpoints.latest_step()
-                last_phase = phase is self.phases[-1]
-                if latest is not None and latest >= phase.plan.end and not last_phase:
+                start, end = phase.plan.start, phase.plan.end
+                if int(state.step) >= end and progress.evaluated:
                     continue
-                state = self._start(phase, checkpoints, batches)
-                if int(state.step) < phase.plan.end:
-                    state = self._run(phase, state, batches, checkpoints)
+                if int(state.step) == start > 0 and progress.evaluated:
+                    state = phase.states.restart(state.step, self._best(checkpoints, state.params))
+                elif restored:
+                    _LOG.info("%s: going on at step %d", self.name, int(state.step))
+                state = self._run(phase, state, progress, batches, checkpoints)
         params = self._best(checkpoints, state.params)
         checkpoints.close()
         return params
+
+    def _states_at(self, step: int) -> StateMaker:
+        """Of the phase that ends in this step or has it."""
+        return next((p for p in self.phases if step <= p.plan.end), self.phases[-1]).states
 
     def trained(self) -> dict:
         """The best parameters of a stage that was trained before.
@@ -265,8 +279,8 @@ class Stage:
         Raises:
           UserError: it was not, or not to its end.
         """
-        checkpoints = Checkpoints(self.folder / "checkpoints")
-        if checkpoints.latest_step() != self.stage.steps:
+        checkpoints = Checkpoints(self.folder / "checkpoints", read_only=True)
+        if not checkpoints.finished(self.stage.steps):
             raise UserError(
                 f"{self.folder}: no finished stage {self.name}, whose masks are needed. Run it "
                 f"first (--config.stages={self.name},avss does both), or name the folder of "
@@ -274,14 +288,19 @@ class Stage:
             )
         states = self.phases[-1].states
         if checkpoints.best_step() is None:
-            params = checkpoints.restore(states.shapes, states.shardings)[0].params
+            params = checkpoints.restore(self._states_at)[0].params
         else:
             params = checkpoints.restore_best(states.shapes.params, states.shardings.params)
         checkpoints.close()
         return params
 
     def _run(
-        self, phase: Phase, state: TrainState, batches: Batches, checkpoints: Checkpoints
+        self,
+        phase: Phase,
+        state: TrainState,
+        progress: Progress,
+        batches: Batches,
+        checkpoints: Checkpoints,
     ) -> TrainState:
         config, stage = self.config, self.stage
         loss = make_loss(
@@ -293,9 +312,9 @@ class Stage:
             listen=stage.listen.to_dict(),
         )
         shardings = phase.states.shardings
-        step = make_train_step(loss, phase.tx, self.mesh, shardings, phase.trained)
-        writer = MetricsWriter(self.folder, resume_step=int(state.step))
-        state = Loop(
+        skip = config.max_skipped > 0
+        step = make_train_step(loss, phase.tx, self.mesh, shardings, phase.trained, skip=skip)
+        loop = Loop(
             train_step=compile_once(step, f"{self.name} {phase.plan.name}".strip()),
             batches=batches,
             put=self.put,
@@ -303,17 +322,27 @@ class Stage:
             score=lambda values: float(np.mean(list(values.values()))),
             learning_rate=phase.learning_rate,
             checkpoints=checkpoints,
-            writer=writer,
+            writer=MetricsWriter(
+                self.folder, resume_step=int(state.step), evaluated=progress.evaluated
+            ),
+            dump=Dump(
+                self.folder / "not_finite",
+                self.data.source(self.words["train"]["train"]).table.uid,
+                {"stage": self.name, "seed": config.seed},
+            ),
             name=f"{self.name} {phase.plan.name}".strip(),
             end=phase.plan.end,
             total_steps=stage.steps,
             eval_every=stage.eval_every,
             eval_first=stage.eval_first,
             log_every=config.log_every,
+            max_skipped=config.max_skipped,
             seed=config.seed,
-        ).run(state)
-        writer.close()
-        return state
+        )
+        try:
+            return loop.run(state, progress)
+        finally:
+            loop.writer.close()
 
     def _train_batches(self) -> Batches:
         config, stage, words = self.config, self.stage, self.words["train"]["train"]
@@ -333,21 +362,10 @@ class Stage:
             process_count=jax.process_count(),
         )
 
-    def _start(self, phase: Phase, checkpoints: Checkpoints, batches: Batches) -> TrainState:
-        # Own checkpoint of this phase, else the best of the phase before, else given weights,
-        # else scratch.
-        latest, start = checkpoints.latest_step(), phase.plan.start
-        if latest is not None and latest > start:
-            state, data_state = checkpoints.restore(phase.states.shapes, phase.states.shardings)
-            batches.set_state(data_state)
-            _LOG.info("%s: going on at step %d", self.name, int(state.step))
-            return state
-        if start:
-            before = self.phases[self.phases.index(phase) - 1].states
-            state, data_state = checkpoints.restore(before.shapes, before.shardings)
-            batches.set_state(data_state)
-            return phase.states.restart(state.step, self._best(checkpoints, state.params))
-        state = phase.states.new(jax.random.key(self.config.seed))
+    def _new_state(self) -> TrainState:
+        """From given weights, else from scratch."""
+        states = self.phases[0].states
+        state = states.new(jax.random.key(self.config.seed))
         if folders := self._init_folders():
             params, new, unused = initial_params(
                 folders, state.params, self.shardings.params, tuple(self.stage.init_new)
@@ -356,7 +374,7 @@ class Stage:
                 "%s: starts from %s\n  new: %s\n  left behind: %s",
                 *(self.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
             )
-            state = phase.states.restart(state.step, params)
+            state = states.restart(state.step, params)
         return state
 
     def _init_folders(self) -> list[Path]:

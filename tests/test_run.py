@@ -40,7 +40,7 @@ def _final_params(config, workdir):
     stage = Stage(config, "avs", data, workdir / "avs")
     checkpoints = Checkpoints(workdir / "avs" / "checkpoints")
     states = stage.phases[-1].states
-    state, _ = checkpoints.restore(states.shapes, states.shardings)
+    state, _ = checkpoints.restore(lambda step: states)
     checkpoints.close()
     return jax.device_get(state.params)
 
@@ -145,8 +145,8 @@ def test_the_step_compiles_once(whole_run, prepared):
     step = make_train_step(loss, phase.tx, stage.mesh, stage.shardings, phase.trained)
     state, key = phase.states.new(jax.random.key(0)), jax.random.key(0)
     with stage._train_batches() as batches:
-        for _ in range(3):
-            state, _ = step(state, stage.put(next(batches)), key)
+        for number in range(3):
+            state, _ = step(state, stage.put(next(batches)), key, number)
     assert step._cache_size() == 1
 
 
