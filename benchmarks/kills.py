@@ -31,28 +31,27 @@ from ssp_jax.preemption import EXIT_STATUS
 _KILLS = flags.DEFINE_integer("kills", 20, "How often.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments and delays.")
 _TERM = flags.DEFINE_integer("term", 0, "Every so many-th is a SIGTERM; 0: none.", 0)
-_FOLDER = flags.DEFINE_string("folder", None, "Kept, and gone on with; default a temporary one.")
+_FOLDER = flags.DEFINE_string("folder", None, "An empty one, kept; default a temporary one.")
 
 ROOT = Path(__file__).parent.parent
 
 
-@dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's folders and further flags."""
+    """A command with its folders."""
 
-    folder: Path
-    arguments: Sequence[str] = ()
-    config: str = "tests/tiny_run.py"
-
-    @property
-    def workdir(self) -> Path:
-        """Of checkpoints, logs and results."""
-        return self.folder / "run"
-
-    @property
-    def prepared(self) -> Path:
-        """Of data, flow and masks."""
-        return self.folder / "prepared"
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: str = "",
+        arguments: Sequence[str] = (),
+        workdir: Path | None = None,
+        prepared: Path | None = None,
+    ):
+        """`workdir` is of checkpoints, logs and results, `prepared` of data, flow and masks; both
+        are below `folder`, if not given."""
+        self.folder, self.config, self.arguments = folder, config, arguments
+        self.workdir, self.prepared = workdir or folder / "run", prepared or folder / "prepared"
 
     def start(self) -> subprocess.Popen:
         """The command, its words in `log`."""
@@ -176,8 +175,10 @@ def _is_of(pid: int, session: int) -> bool:
         return False
 
 
-def differences(one: Run, other: Run, stages: Sequence[str]) -> list[str]:
-    """In what two finished runs differ."""
+def differences(
+    one: Run, other: Run, stages: Sequence[str], results: Sequence[str] = ()
+) -> list[str]:
+    """In what two finished runs differ; `results` of these test sets, or all."""
     found = []
     for stage in stages:
         for which in ("last", "best"):
@@ -192,8 +193,11 @@ def differences(one: Run, other: Run, stages: Sequence[str]) -> list[str]:
             ]
         if _metrics(one, stage) != _metrics(other, stage):
             found.append(f"{stage}: metrics.jsonl")
+    ours, theirs = (json.loads((run.workdir / "results.json").read_text()) for run in (one, other))
+    names = results or ours.keys() | theirs.keys()
+    found += [f"results of {name}" for name in names if ours.get(name) != theirs.get(name)]
     patterns = {
-        "workdir": ("results.json", "*/*.png"),
+        "workdir": tuple(f"{stage}/*.png" for stage in stages),
         "prepared": ("stage1_masks/*/*.array_record", "*/*/*/flow-dis/*/*.array_record"),
     }
     for below, names in patterns.items():
@@ -232,7 +236,7 @@ def main(argv):
         undisturbed.finish()
         rng, hit, wrong, runs = random.Random(_SEED.value), Counter(), [], 0
         todo = list(chosen(moments(stages), _KILLS.value, rng))
-        kills = 0
+        kills, missed = 0, Counter()
         while todo:
             run = Run(folder / f"run{runs}", config=config)
             runs += 1
@@ -240,7 +244,10 @@ def main(argv):
                 terminate = _TERM.value and kills % _TERM.value == _TERM.value - 1
                 number = signal.SIGTERM if terminate else signal.SIGKILL
                 if not kill_at(run, todo[0], rng, number):
-                    break  # it had passed that moment, and ended
+                    missed[todo[0].name] += 1  # passed already, or too short
+                    if missed[todo[0].name] == 3:
+                        todo.pop(0)
+                    break
                 hit[todo[0].name, number] += 1
                 kills += 1
                 print(f"{kills}: {number.name} {todo.pop(0).name}", flush=True)
@@ -251,7 +258,8 @@ def main(argv):
     print("\n| killed while | kill -9 | SIGTERM |\n|---|---|---|")
     for name in dict.fromkeys(name for name, _ in hit):
         print(f"| {name} | {hit[name, signal.SIGKILL]} | {hit[name, signal.SIGTERM]} |")
-    print(f"\n{kills} kills of {runs} runs; differences from the undisturbed one: {len(wrong)}")
+    print(f"\nnot hit: {dict(missed)}")
+    print(f"{kills} kills of {runs} runs; differences from the undisturbed one: {len(wrong)}")
     sys.exit(bool(wrong))
 
 

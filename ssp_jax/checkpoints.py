@@ -50,6 +50,7 @@ class Checkpoints:
           UserError: the folder cannot be written.
         """
         self._folder = folder = folder.resolve()
+        self._read_only = read_only
         options = {"read_only": read_only, "cleanup_tmp_directories": not read_only}
 
         def manager(name: str, keep: int | None) -> ocp.CheckpointManager:
@@ -110,9 +111,9 @@ class Checkpoints:
             for other, error in damaged.items():
                 self._remove(self._last, other, "damaged")
                 _LOG.warning(
-                    "the checkpoint of step %d is damaged (%s) and was moved to %s; going on from "
-                    "the one of step %d",
-                    *(other, error, self._folder / "damaged", step),
+                    "the checkpoint of step %d is damaged (%s); going on from the one of step %d, "
+                    "and it is now in %s",
+                    *(other, error, step, self._folder / "damaged"),
                 )
             return state, progress
         if damaged:
@@ -214,6 +215,8 @@ class Checkpoints:
 
     def _remove(self, manager: ocp.CheckpointManager, step: int, into: str) -> None:
         """Rename at once, so that no half of it is taken for a checkpoint."""
+        if self._read_only:
+            return
         if jax.process_index() == 0:
             target = self._folder / into / f"{manager.directory.name}-{step}"
             target.parent.mkdir(exist_ok=True)

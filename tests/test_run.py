@@ -1,6 +1,8 @@
 """The whole road at a tiny size: prepare, train, resume, evaluate, write."""
 
 import json
+import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssp_jax.checkpoints import Checkpoints
+from benchmarks import kills
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
@@ -33,16 +35,6 @@ def prepared(tmp_path_factory):
 def whole_run(prepared, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     return workdir, run(get_config(prepared), workdir)
-
-
-def _final_params(config, workdir):
-    data = open_datasets(config, config.avs.train)
-    stage = Stage(config, "avs", data, workdir / "avs")
-    checkpoints = Checkpoints(workdir / "avs" / "checkpoints")
-    states = stage.phases[-1].states
-    state, _ = checkpoints.restore(lambda step: states)
-    checkpoints.close()
-    return jax.device_get(state.params)
 
 
 def test_writes_results_pictures_and_metrics(whole_run):
@@ -69,29 +61,24 @@ def test_a_finished_run_is_not_done_again(whole_run, prepared):
     assert (workdir / "avs/metrics.jsonl").read_bytes() == before
 
 
-def test_resumed_training_equals_uninterrupted(whole_run, prepared, tmp_path, monkeypatch):
-    config = get_config(prepared)
-    config.stages = "avs"
-    calls = []
-    original = Checkpoints.save
-
-    def save_then_die(self, state, data_state):
-        original(self, state, data_state)
-        self.wait()
-        if not calls:
-            calls.append(int(state.step))
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "save", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path)
-    assert calls == [2]
-    run(config, tmp_path)
-    uninterrupted = _final_params(get_config(prepared), whole_run[0])
-    resumed = _final_params(config, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, uninterrupted, resumed)
-    steps = [json.loads(x)["step"] for x in (tmp_path / "avs/metrics.jsonl").open()]
-    assert sorted(set(steps)) == [1, 2, 3, 4]
+def test_killed_runs_end_as_one_left_alone(whole_run, prepared, tmp_path):
+    # The short form of `python -m benchmarks.kills`.
+    undisturbed = kills.Run(whole_run[0].parent, workdir=whole_run[0], prepared=Path(prepared))
+    run = kills.Run(
+        tmp_path,
+        prepared=Path(prepared),
+        config="tests/tiny_run.py",
+        arguments=["--config.stages=avs"],
+    )
+    by_name = {moment.name: moment for moment in kills.moments(["avs"])}
+    for name, number in (
+        ("avs: saving the state", signal.SIGKILL),
+        ("avs: in a step", signal.SIGTERM),
+        ("avs: evaluating", signal.SIGKILL),
+    ):
+        assert kills.kill_at(run, by_name[name], random.Random(0), number), name
+    run.finish()
+    assert kills.differences(undisturbed, run, ["avs"], results=("s4", "ms3")) == []
 
 
 def test_stage_two_starts_from_stage_one(whole_run, prepared):
