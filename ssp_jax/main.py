@@ -6,12 +6,12 @@ with a table, results.json and a picture per test set.
 
 import sys
 
-import jax
 from absl import app
 
-from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log
+from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log, start_processes
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
+from ssp_jax.processes import is_first
 from ssp_jax.run import run
 
 
@@ -22,11 +22,12 @@ def main(argv: list[str]) -> None:
     show_own_log()
     config, workdir = config_and_workdir()
     try:
+        start_processes()
         results = run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    if jax.process_index() == 0:
+    if is_first():
         print(format_table(results))
         print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
 

@@ -11,6 +11,8 @@ from ssp_jax.data.reader import FrameReader
 from ssp_jax.evaluators.motion import MotionState, motion_state
 from ssp_jax.evaluators.pictures import save_picture
 from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
+from ssp_jax.processes import is_first
+from ssp_jax.sharding import own_rows
 from ssp_jax.stage import Stage
 
 
@@ -30,12 +32,11 @@ def evaluate(stage: Stage, params: dict, *, brief: bool = False) -> Iterator[tup
 
 def _save_picture(stage: Stage, params: dict, name: str, words: str) -> None:
     with stage.batches(words) as batches:
-        save_picture(
-            stage.folder / f"{name}.png",
-            next(batches),
-            lambda batch: np.asarray(stage.predict(params, stage.put(batch))).argmax(1),
-            stage.class_names,
-        )
+        batch = next(batches)
+    placed = stage.put(batch)
+    predicted = own_rows(placed, stage.predict(params, placed).argmax(1))
+    if is_first():
+        save_picture(stage.folder / f"{name}.png", batch, predicted, stage.class_names)
 
 
 def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
@@ -55,7 +56,8 @@ def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
             maps = {name: _maps(reader, batch, name) for name in ("objects", "moving")}
             if stage.binary:
                 maps["objects"] = (maps["objects"] > 0).astype(np.uint8)
-            motion = motion.merge(motion_state(np.asarray(scores.argmax(1)), batch.labels, **maps))
+            predicted = own_rows(placed, scores.argmax(1))
+            motion = motion.merge(motion_state(predicted, batch.labels, **maps))
             predictions = trivial_predictions(
                 **maps, num_classes=stage.num_classes, frequent_class=frequent
             )
@@ -63,7 +65,7 @@ def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
                 state = stage.evaluator.score_labels(prediction, batch)
                 states[name] = states[name].merge(state) if name in states else state
     results = {name: dict(stage.evaluator.results(state)) for name, state in states.items()}
-    return results.pop("") | dict(motion.compute()) | results
+    return results.pop("") | dict(motion.over_processes().compute()) | results
 
 
 def _frequent_class(stage: Stage) -> int:

@@ -99,7 +99,7 @@ class Stage:
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
         self.protocol = get_protocol(config.protocol)
-        self.mesh: Mesh = make_mesh(config.mesh.fsdp)
+        self.mesh: Mesh = make_mesh(**config.mesh.to_dict())
         self.spec = read_spec(
             config,
             self.data,

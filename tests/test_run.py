@@ -150,36 +150,6 @@ def test_the_step_compiles_once(whole_run, prepared):
     assert step._cache_size() == 1
 
 
-def test_one_and_eight_devices_give_the_same_loss(prepared, whole_run):
-    script = (
-        "import sys, jax\n"
-        "jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))\n"
-        "from tests.tiny_run import get_config\n"
-        "from ssp_jax.data.datasets import open_datasets\n"
-        "from ssp_jax.stage import Stage\n"
-        "from ssp_jax.train_step import make_loss\n"
-        "from pathlib import Path\n"
-        "config = get_config(sys.argv[2])\n"
-        "config.mesh.fsdp = int(sys.argv[3])\n"
-        "stage = Stage(config, 'avs', open_datasets(config, config.avs.train), Path('unused'))\n"
-        "loss = make_loss(stage.graphdef, num_classes=2, max_targets=2,\n"
-        "    criterion=config.avs.criterion.to_dict(), listen=config.avs.listen.to_dict())\n"
-        "batch = stage.put(next(stage._train_batches()))\n"
-        "key = jax.random.key(0)\n"
-        "params = stage.phases[0].states.new(key).params\n"
-        "value = jax.jit(loss)(params, batch, key)[0]\n"
-        "print('LOSS', jax.device_count(), float(value))\n"
-    )
-    losses = []
-    for devices, fsdp in (("1", "1"), ("8", "1"), ("8", "2")):
-        command = [sys.executable, "-c", script, devices, prepared, fsdp]
-        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        name, count, value = output.stdout.split()[-3:]
-        assert (name, count) == ("LOSS", devices)
-        losses.append(float(value))
-    np.testing.assert_allclose(losses[1:], losses[0], rtol=1e-5)
-
-
 def test_workdir_of_another_config_is_refused(tmp_path):
     config = get_config()
     check_workdir(config, tmp_path)

@@ -1,4 +1,4 @@
-"""What the four configs share: every key with its default. Change values in the configs."""
+"""What the configs (configs/*.py) share: every key with its default. Change values there."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -132,7 +132,9 @@ def base() -> ConfigDict:
             "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
             "log_every": 25,
-            "mesh": {"fsdp": 1},
+            # Devices in all: data * fsdp. Batches are split over all of them, large parameters and
+            # their moments over fsdp. data 0: as many as there are.
+            "mesh": {"data": 0, "fsdp": 1},
             "data": {
                 "stored_size": 0,  # side that prepared frames are stored at; 0 keeps the original
                 "frame_size": 384,  # side of the network's input; 0: the protocol's own
