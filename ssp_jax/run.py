@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
+from ssp_jax.run_facts import keep_facts
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
@@ -49,6 +50,7 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
     """
     stages = open_stages(config, workdir)
     check_workdir(config, workdir)
+    _keep_facts(workdir, stages)
     results, params = {}, {}
     for name in stage_names(config):
         stage = stages[name]
@@ -60,6 +62,12 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
             results[test] = result
             write_results(workdir / "results.json", results)
     return results
+
+
+def _keep_facts(workdir: Path, stages: dict[str, Stage]) -> None:
+    reads_texts = [stage for stage in stages.values() if stage.reads_texts]
+    tokeniser = reads_texts[0].companions.tokeniser if reads_texts else None
+    keep_facts(workdir, next(iter(stages.values())).data, tokeniser)
 
 
 def rescore(config: ConfigDict, workdir: Path) -> dict[str, dict]:
