@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
     """
     stages = open_stages(config, workdir)
     check_workdir(config, workdir)
-    _keep_facts(workdir, stages)
+    keep_stage_facts(workdir, stages)
     results, params = {}, {}
     for name in stage_names(config):
         stage = stages[name]
@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
     return results
 
 
-def _keep_facts(workdir: Path, stages: dict[str, Stage]) -> None:
+def keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:
     reads_texts = [stage for stage in stages.values() if stage.reads_texts]
     tokeniser = reads_texts[0].companions.tokeniser if reads_texts else None
     keep_facts(workdir, next(iter(stages.values())).data, tokeniser)

@@ -48,8 +48,8 @@ def read_facts(workdir: Path) -> RunFacts:
         )
     if not (workdir / FACTS).is_file():
         raise UserError(
-            f"{workdir}: no {FACTS}, which names its classes. Give the run's own command once more: "
-            "it trains nothing twice, and writes that file"
+            f"{workdir}: no {FACTS}, which names its classes. Give the run's own command once "
+            "more: it trains nothing twice, and writes that file"
         )
     config = ConfigDict(_with_tuples(_read(workdir / "config.json")))
     names = _read(workdir / FACTS)

@@ -162,7 +162,7 @@ def _predict(predictor: Predictor, path: Path, out: Path, texts: Texts, checkpoi
 
 def _check_end(video: VideoReader) -> None:
     if video.damaged:
-        _LOG.warning("%s: %d damaged parts were left out", video.path, video.damaged)
+        _LOG.warning("%s: %d parts are damaged", video.path, video.damaged)
     if video.claimed and video.end < video.claimed - _SHORT:
         _LOG.warning(
             "%s: its pictures end after %.1f s of %.1f s", video.path, video.end, video.claimed

@@ -55,16 +55,17 @@ def stages_of_weights(config: ConfigDict, folders: Sequence[Path]) -> dict[str, 
     """
     facts = {folder: load_facts(folder) for folder in folders}
     aavs = {NAMES.get(fact.get("stage")): folder for folder, fact in facts.items()}
-    others = [folder for folder in folders if folder not in aavs.values()]
     aavs.pop(None, None)
+    others = [folder for folder in folders if folder not in aavs.values()]
     shown = ",".join(map(str, folders))
     if not aavs:
         raise UserError(
             f"{shown}: no weights of AAVS; expected a folder of python -m ssp_jax.weights import "
             "--source=aavs, and one of --source=vggish beside it, separated by a comma"
         )
-    if lacking := [name for name in aavs if name not in config]:
-        raise UserError(f"--config: has no stage {lacking[0]}, whose weights are {aavs[lacking[0]]}")
+    for name, folder in aavs.items():
+        if name not in config:
+            raise UserError(f"--config: has no stage {name}, whose weights {folder} holds")
     config = config.copy_and_resolve_references()
     config.init_from = shown  # nothing is read from there: a plan of phases wants it named
     sources = {name: [*others, folder] for name, folder in aavs.items()}
@@ -75,8 +76,6 @@ def _opened(
     config: ConfigDict, data: DataSets, sources: dict[str, list[Path]], where: str
 ) -> dict[str, TrainedStage]:
     name = "avss" if "avss" in sources else "avs"
-    if config[name].prompt.source == "truth":
-        raise UserError(f"{where}: stage {name} is prompted with the truth, which nobody has here")
     prompted = config[name].prompt.source == "stage1"
     if prompted and "avs" not in sources:
         raise UserError(
@@ -85,6 +84,8 @@ def _opened(
         )
     companions, opened = Companions(config, data, ()), {}
     for needed in ("avs", name) if prompted else (name,):
+        if config[needed].prompt.source == "truth":
+            raise UserError(f"{where}: stage {needed} is prompted with the truth, known to nobody")
         stage = Stage(config, needed, data, sources[needed][-1], companions)
         shapes = stage.phases[-1].states.shapes.params
         params, _, _ = initial_params(sources[needed], shapes, stage.shardings.params, None)

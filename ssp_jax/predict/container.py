@@ -8,6 +8,9 @@ import av
 
 from ssp_jax.errors import UserError
 
+# What FFmpeg raises, and Python's own files where a damaged one sends FFmpeg to an absurd place.
+_DAMAGE = (av.FFmpegError, OSError, ValueError)
+
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
@@ -19,7 +22,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     with path.open("rb") as file:
         try:
             container = av.open(file, options={"protocol_whitelist": "none"})
-        except (av.FFmpegError, ValueError) as error:
+        except _DAMAGE as error:
             raise UserError(
                 f"{path}: cannot be read as a video ({reason(error)}); it is of another kind, "
                 "broken or cut off"
@@ -36,13 +39,14 @@ def decoded(container: av.container.InputContainer, stream) -> Iterator[list | N
             packet = next(packets)
         except StopIteration:
             return
-        except av.FFmpegError:
+        except _DAMAGE:
             yield None  # the file ends in the middle of something
             return
         try:
-            yield packet.decode()
-        except av.FFmpegError:
-            yield None
+            frames = packet.decode()
+        except _DAMAGE:
+            frames = None
+        yield frames
 
 
 def reason(error: Exception) -> str:

@@ -1,5 +1,7 @@
-"""What the networks read of a clip that is not of a data set: as `data.reader` and `data.companions`
-make it of one that is, by the same functions."""
+"""What the networks read of a clip that is of no data set.
+
+By the same functions by which `data.reader` and `data.companions` make it of one that is.
+"""
 
 import dataclasses
 import functools

@@ -13,6 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from ssp_jax.data.transforms import LUMA
 from ssp_jax.errors import UserError
 from ssp_jax.predict.container import reason
 from ssp_jax.predict.predictor import Sounding
@@ -99,9 +100,14 @@ def _write_names(ink: Frame, inked: np.ndarray, names: list[tuple[Sounding, tupl
             y += 1
         taken.append((x, y, box_width, box_height))
         shade = colour(one.class_index)
-        bright = np.dot(shade, (0.299, 0.587, 0.114)) > 140
+        written = (0, 0, 0) if np.dot(shade, LUMA) > 140 else (255, 255, 255)
         canvas.rectangle((x, y, x + box_width - 1, y + box_height - 1), fill=shade)
-        canvas.text((x + margin, y + margin // 2), one.name, font=font, fill=(0, 0, 0) if bright else (255, 255, 255))
+        canvas.text(
+            (x + margin, y + margin // 2),
+            one.name,
+            font=font,
+            fill=written,
+        )
         inked[y : y + box_height, x : x + box_width] = 255
     ink[:] = np.asarray(image)
 

@@ -1,4 +1,7 @@
-"""Videos as anybody has them, read with PyAV in constant memory; time begins at the first picture."""
+"""Videos as anybody has them, read with PyAV in constant memory.
+
+Time begins with the first picture.
+"""
 
 import dataclasses
 import fractions
@@ -43,7 +46,7 @@ class VideoReader:
       origin: the first picture's time in the file.
       end: where the pictures ended, known once they were read. seconds: how many that makes for
         `clips`: a last one of less than half a second belongs to the one before.
-      damaged: parts that could not be decoded and were left out.
+      damaged: parts that were left out, or are only decoded in part.
     """
 
     def __init__(self, path: str | Path):
@@ -67,7 +70,9 @@ class VideoReader:
                 f"{path}: not a single picture can be decoded; the file is broken or cut off"
             )
         self.size = first.picture.width, first.picture.height
-        self.aspect = fractions.Fraction(aspect) if aspect else fractions.Fraction(1)
+        self.aspect = fractions.Fraction(1)
+        if aspect:
+            self.aspect = fractions.Fraction(aspect.numerator, aspect.denominator)
         if _quarter_turns(first.picture) % 2:
             self.size, self.aspect = self.size[::-1], 1 / self.aspect
 
@@ -87,10 +92,13 @@ class VideoReader:
             stream = self._video(container)
             stream.thread_type = "AUTO"
             for picture in self._decoded(container, stream):
+                self.damaged += picture.is_corrupt
                 self._check_size(picture.width, picture.height)
                 if last is None:
-                    self.origin = picture.time or 0.0
-                time = self.end if picture.time is None else picture.time - self.origin
+                    self.origin, first = picture.time or 0.0, picture.pts or 0
+                # In whole ticks: differences of floats would put a picture into the second before.
+                ticks = None if picture.pts is None else picture.pts - first
+                time = self.end if ticks is None else float(ticks * picture.time_base)
                 if last is not None and time <= last:
                     time = last + 1 / self.rate
                 length = float(picture.duration * picture.time_base) if picture.duration else 0.0
