@@ -37,14 +37,14 @@ def overlaid(path, box, seconds):
 def test_a_video_keeps_its_pictures_times_and_sound(tmp_path):
     path = write_video(
         tmp_path / "a.mkv",
-        [grey(100, 480, 640)] * 62,
+        [grey(100, 480, 640)] * 65,
         fps=25,
         sound=beeps(0.5, 1.7, seconds=2.6),
     )
     video = overlaid(path, (200, 120, 400, 360), {1})
     shown = list(video.pictures())
-    assert (len(shown), video.size) == (62, (640, 480))
-    assert [timed.time for timed in shown] == pytest.approx([i / 25 for i in range(62)], abs=0.001)
+    assert (len(shown), video.size) == (65, (640, 480))
+    assert [timed.time for timed in shown] == pytest.approx([i / 25 for i in range(65)], abs=0.001)
     for timed in shown:
         frame = upright(timed.picture, av.video.reformatter.VideoReformatter()).astype(int)
         expected = 0.6 * 100 + 0.4 * np.array(colour(7)) if 1 <= timed.time < 2 else 100
