@@ -40,7 +40,7 @@ _FORMAT = 1
 _KIND = ("clip_vision", "CLIP's image encoder", clip_vision.shapes)
 
 # Of a batch of frames of the encoder's size, to its tokens.
-_Encoder = Callable[[UInt8[np.ndarray, "N s s 3"]], Float[np.ndarray, "N g g E"]]
+Encoder = Callable[[UInt8[np.ndarray, "N s s 3"]], Float[np.ndarray, "N g g E"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def add_clip_tokens(
     """
     facts = clip_facts(weights)
     shape, size = _shape(facts), facts["model"]["image_size"]
-    make = functools.cache(lambda: _make_encoder(weights))
+    make = functools.cache(lambda: make_encoder(weights))
 
     def records(part, first: int) -> Iterator[bytes]:
         counts = part.table().num_annotated[first:].tolist()
@@ -127,7 +127,12 @@ def _records(facts: dict[str, Any]) -> Records:
     return Records(f"clip-{facts['weights'][:8]}", "CLIP's tokens", CLIPS_PER_SHARD, how)
 
 
-def _make_encoder(weights: Path) -> _Encoder:
+def make_encoder(weights: Path) -> Encoder:
+    """CLIP's image encoder of a weight folder; compiles once for each number of frames.
+
+    Raises:
+      UserError: see `clip_facts`; or damaged weights.
+    """
     arguments, params = load_model(weights, *_KIND, clip_vision.ROOT)
     model = abstract(lambda rngs: ClipVision(**arguments, rngs=rngs))
     graphdef, _ = nnx.split(model, nnx.Param)
@@ -151,7 +156,7 @@ def _frames(part, first: int) -> Iterator[tuple[bytes, str]]:
 
 
 def _tokens(
-    frames: Iterator[tuple[bytes, str]], encoder: _Encoder, size: int, batch_size: int
+    frames: Iterator[tuple[bytes, str]], encoder: Encoder, size: int, batch_size: int
 ) -> Iterator[Float[np.ndarray, "g g E"]]:
     """Of each frame, in order; always `batch_size` go through the encoder, which compiles once."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from ssp_jax.batch import AVBatch
@@ -107,16 +107,18 @@ class Stage1Masks:
     def _soft_masks(self):
         scores = self.stage.make_predict(self.size)
 
-        @jax.jit
-        def to_bytes(scores):
-            silent, sounding = scores[:, 0], scores[:, 1]
-            share = sounding / jnp.maximum(silent + sounding, 1e-12)
-            return jnp.round(255 * share).astype(jnp.uint8)
-
         def predict(params: dict, batch: AVBatch) -> jax.Array:
-            return to_bytes(scores(params, batch))
+            return soft_masks(scores(params, batch))
 
         return predict
+
+
+@jax.jit
+def soft_masks(scores: Float[Array, "N 2 h w"]) -> UInt8[Array, "N h w"]:
+    """Stage 1's class scores as it prompts stage 2, see `Stage1Masks`: 0..255 for 0..1."""
+    silent, sounding = scores[:, 0], scores[:, 1]
+    share = sounding / jnp.maximum(silent + sounding, 1e-12)
+    return jnp.round(255 * share).astype(jnp.uint8)
 
 
 def prompt_by(

@@ -9,6 +9,7 @@ from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.processes import in_turn
+from ssp_jax.run_facts import keep_facts
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
@@ -52,6 +53,7 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
     stages = open_stages(config, workdir)
     in_turn(lambda: check_workdir(config, workdir))
     keep_compiled(workdir)
+    in_turn(lambda: _keep_stage_facts(workdir, stages))
     results, params = {}, {}
     for name in stage_names(config):
         stage = stages[name]
@@ -72,6 +74,12 @@ def keep_compiled(workdir: Path) -> None:
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+
+
+def _keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:
+    reads_texts = [stage for stage in stages.values() if stage.reads_texts]
+    tokeniser = reads_texts[0].companions.tokeniser if reads_texts else None
+    keep_facts(workdir, next(iter(stages.values())).data, tokeniser)
 
 
 def rescore(config: ConfigDict, workdir: Path) -> dict[str, dict]:

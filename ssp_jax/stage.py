@@ -36,7 +36,7 @@ from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train
 from ssp_jax.writers import MetricsWriter
 
 # config.<stage>.prompt.source -> what the reference is in prediction, see `FrameReader.read`.
-_REFERENCES = {
+REFERENCES = {
     "none": "empty",
     "flow": "empty",
     "stage1": "stage1",
@@ -222,7 +222,7 @@ class Stage:
             batch_size=self.stage.batch_size,
             sounds=sounds,
             beside=self.beside(words, sounds),
-            reference=_REFERENCES[self.stage.prompt.source],
+            reference=REFERENCES[self.stage.prompt.source],
             seed=self.config.seed,
             num_workers=self.config.data.num_workers,
             cache=self.cache,

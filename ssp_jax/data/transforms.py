@@ -30,7 +30,15 @@ def decode_frame(
     Raises:
       UserError: the bytes are no readable image; `where` (data set, clip, frame) is in the message.
     """
-    image = _decode(encoded, where, "an RGB frame (JPEG or PNG)").convert("RGB")
+    image = _decode(encoded, where, "an RGB frame (JPEG or PNG)")
+    return resize_frame(image, size, resample)
+
+
+def resize_frame(
+    image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A decoded frame as RGB at the model's size, see `decode_frame`."""
+    image = image.convert("RGB")
     if image.size != (size, size):
         image = image.resize((size, size), resample)
     return np.asarray(image)
