@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
+from ssp_jax.evaluators.robustness import negative_sounds
 from ssp_jax.files import write_whole
 from ssp_jax.flow.estimators import NAMES as ESTIMATORS
 from ssp_jax.flow.mask import CHOICES, check_choices
@@ -20,6 +21,7 @@ from ssp_jax.train_step import DTYPES
 
 # In the order they run: what is visible, where it sounds, what sounds.
 STAGES = ("objects", "avs", "avss")
+_MAY_DIFFER = ("stages", "negative_sounds", "save_masks")
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
@@ -44,10 +46,11 @@ def check_config(config: ConfigDict) -> None:
 
     Raises:
       UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases, source of mask
-        prompts, flow mask, post-mask or VTA, or an impossible augmentation.
+        prompts, flow mask, post-mask, VTA or negative sound, or an impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
+    negative_sounds(config.negative_sounds)
     for key, value, known in (
         ("model.size", config.model.size, SIZES),
         ("dtype", config.dtype, DTYPES),
@@ -90,7 +93,8 @@ def check_config(config: ConfigDict) -> None:
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
     """Keep the config in the folder; refuse a folder of another config.
 
-    `stages` may differ: a stage can be run alone in the folder of a run of both.
+    `stages` may differ: a stage can be run alone in the folder of a run of both. So may what is
+    only done with a trained stage.
 
     Raises:
       UserError: the folder holds a run of another config, naming the keys that differ.
@@ -99,7 +103,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     if path.exists():
         old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing := [key for key in differing if key != "stages"]:
+        if differing := [key for key in differing if key not in _MAY_DIFFER]:
             shown = ", ".join(
                 f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing[:5]
             )
