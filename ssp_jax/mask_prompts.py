@@ -62,7 +62,7 @@ class Stage1Masks:
             "reads": self.stage.reads(),
             "trained_in": str(self.stage.folder),
         }
-        if sounds == "foreign":  # masks under sounds that were not all off screen are no longer right
+        if sounds == "foreign":  # unlike masks that were stored before foreign sounds were
             facts["off_screen"] = True
         known = {key: value for key, value in facts.items() if key != "trained_in"}
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]

@@ -67,7 +67,7 @@ def stored_masks(source, folder, first=1):
     store = open_store(folder, {}, len(source), SPEC.label_size)
     counts = source.table.num_annotated
     store.write(
-        np.stack([np.full((14, 14), 10 * clip + second + first, np.uint8) for second in range(count)])
+        np.stack([np.full((14, 14), 10 * clip + s + first, np.uint8) for s in range(count)])
         for clip, count in enumerate(counts)
     )
     return store
