@@ -62,8 +62,8 @@ class Stage1Masks:
             "reads": self.stage.reads(),
             "trained_in": str(self.stage.folder),
         }
-        if sounds == "foreign":  # unlike masks that were stored before foreign sounds were
-            facts["off_screen"] = True
+        if sounds == "foreign":
+            facts["off_screen"] = True  # unlike those of earlier versions
         known = {key: value for key, value in facts.items() if key != "trained_in"}
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{words.replace(':', '-')}-{sounds}"[:100] + f"-{digest}"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
-from ssp_jax.evaluators.robustness import negative_sounds
 from ssp_jax.files import write_whole
 from ssp_jax.flow.estimators import NAMES as ESTIMATORS
 from ssp_jax.flow.mask import CHOICES, check_choices

@@ -10,9 +10,10 @@ from PIL import Image
 from ssp_jax.batch import AVBatch
 from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.data.reader import FrameReader
+from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.evaluators.motion import MotionState, motion_state
 from ssp_jax.evaluators.pictures import save_picture
-from ssp_jax.evaluators.robustness import negative_sounds, with_g_miou
+from ssp_jax.evaluators.robustness import with_g_miou
 from ssp_jax.evaluators.saved_masks import palette_picture, save_masks, soft_masks
 from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
 from ssp_jax.stage import Stage

@@ -311,12 +311,9 @@ class _TrainBatch:
         return np.random.default_rng([self._seed, visit.epoch, stream, visit.clip])
 
     def _heard(self, visit: Visit) -> Heard:
-        rng, drawn = self._rng(visit, _SOUND), None
-        chance = rng.random()
-        for kind, share in self._augment.negatives.items():
-            if 0 <= chance < share:
-                drawn = kind
-            chance -= share
+        rng, negatives = self._rng(visit, _SOUND), self._augment.negatives
+        place = np.searchsorted(np.cumsum([*negatives.values()]), rng.random(), side="right")
+        drawn = [*negatives, "own"][place]
         if drawn == "silence":
             return Heard("silence")
         if drawn == "noise":

@@ -6,9 +6,26 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from ssp_jax.errors import UserError
+
 Sounds = Literal["own", "silence", "noise", "foreign"]
 # What nothing in the picture makes (AVSBench-Robust, arXiv 2502.00358).
 NEGATIVE_SOUNDS: tuple[Sounds, ...] = ("silence", "noise", "foreign")
+
+
+def negative_sounds(words: str) -> list[str]:
+    """The sounds that `config.negative_sounds` asks for, as 'silence,noise,foreign', or none.
+
+    Raises:
+      UserError: an unknown one.
+    """
+    asked = [word.strip() for word in words.split(",") if word.strip()]
+    if not set(asked) <= set(NEGATIVE_SOUNDS):
+        raise UserError(
+            f"config.negative_sounds={words!r}: expected some of {', '.join(NEGATIVE_SOUNDS)}, "
+            "separated by commas, or nothing"
+        )
+    return [sound for sound in NEGATIVE_SOUNDS if sound in asked]
 
 
 def category_sounds(

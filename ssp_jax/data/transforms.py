@@ -129,7 +129,7 @@ class Augment:
         for key in ("flip", "foreign_sound", "silence", "noise"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"augment.{key}: expected a probability, got {getattr(self, key)}")
-        if sum(self.negatives.values()) > 1:
+        if sum(self.negatives.values()) > 1 + 1e-9:
             raise UserError(
                 f"augment.foreign_sound={self.foreign_sound}, silence={self.silence}, noise="
                 f"{self.noise}: of these cases one is drawn; expected at most 1 together"

@@ -7,26 +7,8 @@ listens activates nothing then, so mIoU, F-score and the share of activated pixe
 
 from collections.abc import Mapping
 
-from ssp_jax.data.sounds import NEGATIVE_SOUNDS
-from ssp_jax.errors import UserError
-
 # Sound -> its key in results.
 KEYS = {"silence": "silence", "noise": "noise", "foreign": "foreign_sounds"}
-
-
-def negative_sounds(words: str) -> list[str]:
-    """The sounds that `config.negative_sounds` asks for, as 'silence,noise,foreign', or none.
-
-    Raises:
-      UserError: an unknown one.
-    """
-    asked = [word.strip() for word in words.split(",") if word.strip()]
-    if not set(asked) <= set(NEGATIVE_SOUNDS):
-        raise UserError(
-            f"config.negative_sounds={words!r}: expected some of {', '.join(NEGATIVE_SOUNDS)}, "
-            "separated by commas, or nothing"
-        )
-    return [sound for sound in NEGATIVE_SOUNDS if sound in asked]
 
 
 def g_miou(own: float, negative: float) -> float:

@@ -1,7 +1,8 @@
 """Which frames are scored: the truth as it lies on disk, and the prediction of each frame.
 
 Truth is either a benchmark in AVSBench's own layout (a folder with its csv file), of which one
-split is scored, or any tree of PNG files, all of which are scored. Predictions:
+split is scored, or any tree of PNG files, all of which are scored. Protocol stepping_stones scores
+S4 and MS3 on AVSS's folder, v1s and v1m. Predictions:
 
 - of a benchmark: PNG files whose path names clip and frame as the truth does, wherever else they
   lie: `UID_3.png`, `UID/3.png`, `test/CATEGORY/UID/UID_3.png`, `v2/UID/labels_rgb/3.png`, ...
@@ -55,12 +56,11 @@ class Truth:
 
     Attributes:
       where: in words. class_names: background first; of AVSS.
-      frames: by the key that its prediction's path must give, see `Truth.key`.
-      problems: of the benchmark's table.
+      is_tree: of plain PNG files. problems: of the benchmark's table.
+      frames: by the key that a prediction's path must give, see `Truth.key`.
     """
 
     where: str
-    root: Path
     is_tree: bool
     class_names: tuple[str, ...]
     frames: Mapping[object, Frame]
@@ -87,10 +87,8 @@ def find_truth(folder: Path, benchmark: str, split: str, protocol: Protocol) -> 
     if not folder.is_dir():
         raise UserError(f"--truth={folder}: no such folder")
     children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
-    grandchildren = [child / layout.folder for child in children for layout in LAYOUTS]
-    tables = [place / layout.table for place in (folder, *children, *grandchildren)
-              for layout in LAYOUTS]  # fmt: skip
-    if any(table.is_file() for table in tables):
+    places = [folder, *children, *(c / layout.folder for c in children for layout in LAYOUTS)]
+    if any((place / layout.table).is_file() for place in places for layout in LAYOUTS):
         return _of_benchmark(folder, benchmark, split, protocol)
     return _of_tree(folder)
 
@@ -115,7 +113,7 @@ def _of_benchmark(folder: Path, benchmark: str, split: str, protocol: Protocol) 
             frames[clip.uid, number] = Frame(position, clip.uid, number, path)
     where = f"{'+'.join(names)} of {builder.root}"
     class_names = tuple(builder.names()[0])
-    return Truth(where, builder.root, False, class_names, frames, builder.table_problems)
+    return Truth(where, False, class_names, frames, builder.table_problems)
 
 
 def _of_tree(folder: Path) -> Truth:
@@ -131,7 +129,7 @@ def _of_tree(folder: Path) -> Truth:
         key: Frame(clips[clip], clip, number, folder / paths[key])
         for key, (clip, number) in numbers.items()
     }
-    return Truth(f"all of {folder}", folder, True, _class_names(folder), frames, ())
+    return Truth(f"all of {folder}", True, _class_names(folder), frames, ())
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -158,7 +156,9 @@ def png_files(folder: Path) -> Iterable[PurePosixPath]:
     for place, folders, files in os.walk(folder):
         folders.sort()
         home = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        yield from (home / name for name in sorted(files) if name.lower().endswith(".png"))
+        for name in sorted(files):
+            if name.lower().endswith(".png") and Path(place, name).is_file():
+                yield home / name
 
 
 def find_predictions(

@@ -1,8 +1,9 @@
 import pytest
 
+from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
-from ssp_jax.evaluators.robustness import g_miou, negative_sounds, with_g_miou
+from ssp_jax.evaluators.robustness import g_miou, with_g_miou
 
 SCORES = {"miou": 0.2, "fscore": 0.4, "activated": 0.05}
 
