@@ -63,10 +63,10 @@ class Truth:
     where: str
     is_tree: bool
     class_names: tuple[str, ...]
-    frames: Mapping[object, Frame]
+    frames: Mapping[str | tuple[str, int], Frame]
     problems: Sequence[Problem]
 
-    def key(self, path: PurePosixPath, uids: frozenset[str]):
+    def key(self, path: PurePosixPath, uids: frozenset[str]) -> str | tuple[str, int] | None:
         """Key of the frame that a prediction at this path, relative to its folder, belongs to."""
         if self.is_tree:
             return str(path.with_suffix(""))
@@ -117,17 +117,24 @@ def _of_benchmark(folder: Path, benchmark: str, split: str, protocol: Protocol) 
 
 
 def _of_tree(folder: Path) -> Truth:
-    paths = {str(path.with_suffix("")): path for path in png_files(folder)}
+    paths = list(png_files(folder))
     if not paths:
         raise UserError(
             f"--truth={folder}: neither AVSBench (no {', '.join(x.table for x in LAYOUTS)}) nor a "
             "single PNG file; expected the folder as downloaded, or masks as PNG"
         )
-    numbers = {key: _clip_and_number(PurePosixPath(key)) for key in paths}
-    clips = {clip: i for i, clip in enumerate(sorted({clip for clip, _ in numbers.values()}))}
+    named: dict[tuple[str, int], PurePosixPath] = {}
+    for path in paths:
+        name = _clip_and_number(path.with_suffix(""))
+        if name in named:
+            raise UserError(
+                f"--truth={folder}: {named[name]} and {path} are both frame {name[1]} of one clip"
+            )
+        named[name] = path
+    clips = {clip: i for i, clip in enumerate(sorted({clip for clip, _ in named}))}
     frames = {
-        key: Frame(clips[clip], clip, number, folder / paths[key])
-        for key, (clip, number) in numbers.items()
+        str(path.with_suffix("")): Frame(clips[clip], clip, number, folder / path)
+        for (clip, number), path in named.items()
     }
     return Truth(f"all of {folder}", True, _class_names(folder), frames, ())
 

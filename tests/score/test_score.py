@@ -256,6 +256,11 @@ def test_mistakes_give_one_line(benchmark, tmp_path, score):
         status, _, err = score(**flags | changed)
         assert status == 1
         assert message in err
+    truth_tree(tmp_path / "twice")
+    Image.new("L", (48, 32)).save(tmp_path / "twice" / "c_01.png")
+    status, _, err = score(**flags | {"truth": tmp_path / "twice"})
+    assert status == 1
+    assert "c_01.png and c_1.png are both frame 1 of one clip" in err
     # Unknown classes and colours are no classes.
     masks = truth_tree(tmp_path / "truth", semantic=True)
     for key, mask in masks.items():
