@@ -6,8 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
+from ssp_jax.models.attention import Attention, xavier_uniform
 from ssp_jax.models.linear import Linear
-from ssp_jax.models.mask_decoder import Attention, xavier_uniform
 
 _EPSILON = 1e-12
 

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
+from ssp_jax.models.attention import attend
 from ssp_jax.models.linear import Linear
 
 _MLP_RATIO = 4
@@ -60,14 +61,12 @@ class WindowAttention(nnx.Module):
     ) -> Float[Array, "N windows L C"]:
         batch, windows, length, channels = x.shape
         qkv = self.qkv(x).reshape(batch, windows, length, 3, self.heads, channels // self.heads)
-        query, key, value = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
-        query = query * (channels // self.heads) ** -0.5
-        logits = jnp.einsum("nwlhd,nwmhd->nwhlm", query, key)
         bias = self.position_bias[...][relative_index(self.window)]
         bias = bias.reshape(length, length, self.heads).transpose(2, 0, 1)
-        logits = logits.astype(jnp.float32) + (bias if mask is None else bias + mask[:, None])
-        shares = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-        attended = jnp.einsum("nwhlm,nwmhd->nwlhd", shares, value)
+        if mask is not None:
+            bias = bias + mask[:, None]
+        attended = attend(*qkv.transpose(3, 0, 1, 4, 2, 5), bias)
+        attended = attended.transpose(0, 1, 3, 2, 4)
         return self.projection(attended.reshape(batch, windows, length, channels))
 
 
