@@ -127,6 +127,10 @@ def base() -> ConfigDict:
             "init_from": "",  # weights to start from, see the stages' init_from
             "allow_missing": False,
             "protocol": "official",
+            # Also scored at the end, under sounds that nothing in the picture makes: such of
+            # "silence", "noise" and "foreign" (another clip's, of other classes) as are named.
+            "negative_sounds": "silence,noise,foreign",
+            "save_masks": False,  # predicted masks of the test sets as PNG, for ssp_jax.score
             # Such of the config's stages ("objects", "avs", "avss") as shall run; "avss" alone
             # takes up a finished "avs".
             "stages": "avs",
@@ -148,7 +152,11 @@ def base() -> ConfigDict:
                     "brightness": 0.0,
                     "contrast": 0.0,
                     "saturation": 0.0,
+                    # Negatives: a share of visits hears another clip, silence or noise, and is
+                    # labelled background.
                     "foreign_sound": 0.0,
+                    "silence": 0.0,
+                    "noise": 0.0,
                 },
             },
             # Optical flow of neighbouring frames, estimated once and kept beside the prepared

@@ -58,13 +58,15 @@ class Stage1Masks:
             "data": source.fingerprint(),
             "words": words,
             "sounds": sounds,
-            "seed": self.stage.config.seed if sounds == "foreign" else None,
+            "seed": self.stage.config.seed if sounds in ("noise", "foreign") else None,
             "frame_size": self.stage.spec.frame_size,
             "size": self.size,
             "model": self.model_id,
             "reads": self.stage.reads(),
             "trained_in": str(self.stage.folder),
         }
+        if sounds == "foreign":
+            facts["off_screen"] = True  # unlike those of earlier versions
         known = {key: value for key, value in facts.items() if key != "trained_in"}
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{words.replace(':', '-')}-{sounds}"[:100] + f"-{digest}"

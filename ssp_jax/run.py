@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
     stages = open_stages(config, workdir)
     in_turn(lambda: check_workdir(config, workdir))
     keep_compiled(workdir)
-    in_turn(lambda: _keep_stage_facts(workdir, stages))
+    in_turn(lambda: keep_stage_facts(workdir, stages))
     results, params = {}, {}
     for name in stage_names(config):
         stage = stages[name]
@@ -76,7 +76,8 @@ def keep_compiled(workdir: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
 
 
-def _keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:
+def keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:
+    """What it takes to predict with these stages where their data are not, see `run_facts`."""
     reads_texts = [stage for stage in stages.values() if stage.reads_texts]
     tokeniser = reads_texts[0].companions.tokeniser if reads_texts else None
     keep_facts(workdir, next(iter(stages.values())).data, tokeniser)

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
@@ -22,8 +23,16 @@ from ssp_jax.train_step import DTYPES
 
 # In the order they run: what is visible, where it sounds, what sounds.
 STAGES = ("objects", "avs", "avss")
-# What a run may change when it goes on: it decides nothing about the numbers.
-_MAY_DIFFER = ("stages", "mesh.data", "mesh.fsdp", "data.num_workers", "data.cache_mb")
+# What a run may change when it goes on: it decides nothing about the numbers of a training.
+_MAY_DIFFER = (
+    "stages",
+    "negative_sounds",
+    "save_masks",
+    "mesh.data",
+    "mesh.fsdp",
+    "data.num_workers",
+    "data.cache_mb",
+)
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
@@ -48,10 +57,11 @@ def check_config(config: ConfigDict) -> None:
 
     Raises:
       UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases, source of mask
-        prompts, flow mask, post-mask or VTA, or an impossible augmentation.
+        prompts, flow mask, post-mask, VTA or negative sound, or an impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
+    negative_sounds(config.negative_sounds)
     for key, value, known in (
         ("model.size", config.model.size, SIZES),
         ("dtype", config.dtype, DTYPES),
@@ -94,8 +104,9 @@ def check_config(config: ConfigDict) -> None:
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
     """Keep the config in the folder; refuse a folder of another config.
 
-    Keys of `_MAY_DIFFER` may: a stage can be run alone in the folder of a run of both, and a run
-    can go on on other devices. Of several processes the first has to be done before the others ask.
+    Keys of `_MAY_DIFFER` may: a stage can be run alone in the folder of a run of both, a run can go
+    on on other devices, and so with what is only done with a trained stage. Of several processes
+    the first has to be done before the others ask.
 
     Raises:
       UserError: the folder holds a run of another config, naming the keys that differ; it cannot be

@@ -8,14 +8,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.data.datasets import open_datasets
+from ssp_jax.data.transforms import decode_labels
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.init_from import initial_params, read_weights
 from ssp_jax.main import run
 from ssp_jax.run_folder import check_workdir
+from ssp_jax.score import __main__ as score
 from ssp_jax.stage import Stage
 from ssp_jax.train_state import split_trained
 from ssp_jax.train_step import make_loss, make_train_step
@@ -52,6 +55,8 @@ def test_writes_results_pictures_and_metrics(whole_run):
     for result in results.values():
         assert 0 <= result["miou"] <= 1
         assert set(result) >= {"fscore", "foreign_sounds", "nothing", "moving", "visible"}
+        for sound in ("silence", "noise", "foreign_sounds"):
+            assert set(result[sound]) == {"miou", "fscore", "activated", "g_miou"}
         # Masks of every visible object are closer to the truth than none at all.
         assert result["visible"]["miou"] > result["nothing"]["miou"]
     assert all((workdir / p).exists() for p in ("avs/s4.png", "avs/ms3.png", "avss/avss.png"))
@@ -67,6 +72,34 @@ def test_a_finished_run_is_not_done_again(whole_run, prepared):
     before = (workdir / "avs/metrics.jsonl").read_bytes()
     assert run(get_config(prepared), workdir) == results
     assert (workdir / "avs/metrics.jsonl").read_bytes() == before
+
+
+def test_saved_masks_score_as_the_run_does(whole_run, prepared, tmp_path):
+    workdir, results = whole_run
+    config = get_config(prepared)
+    config.save_masks, config.negative_sounds = True, ""
+    run(config, workdir)
+    data = open_datasets(config, config.avs.train)
+    for stage, name, binary in (("avs", "ms3", True), ("avss", "avss", False)):
+        truth = tmp_path / name
+        source = data.source(config[stage].test[name])
+        for clip in (source[index] for index in range(len(source))):
+            (truth / clip.uid).mkdir(parents=True)
+            for second, encoded in enumerate(clip.labels):
+                labels = decode_labels(encoded, where=clip.uid)
+                picture = Image.fromarray(255 * np.uint8(labels > 0) if binary else labels)
+                picture.save(truth / clip.uid / f"{second + binary}.png")
+        flags = [f"--pred={workdir / stage / 'masks' / name}", f"--truth={truth}"]
+        if not binary:
+            classes = {name: index + 1 for index, name in enumerate(data.class_names)}
+            (truth / "label2idx.json").write_text(json.dumps(classes))
+        scores = score.run([*flags, f"--benchmark={name}"])
+        assert scores["miou"] == pytest.approx(results[name]["miou"], abs=1e-6)
+        assert scores["activated"] == pytest.approx(results[name]["activated"], abs=1e-6)
+        # Soft masks have 8 bits.
+        assert scores["fscore"] == pytest.approx(
+            results[name]["fscore"], abs=5e-3 if binary else 1e-6
+        )
 
 
 def test_resumed_training_equals_uninterrupted(whole_run, prepared, tmp_path, monkeypatch):
