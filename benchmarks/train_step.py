@@ -20,6 +20,7 @@ from flax import nnx
 
 from configs import avss
 from ssp_jax.batch import fake_batch
+from ssp_jax.kept_features import feature_shapes
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.phases import make_phases
 from ssp_jax.sharding import make_mesh, put_batch
@@ -36,6 +37,7 @@ _KIND = flags.DEFINE_enum(
     "kind", "aavs", ["aavs", "base"], "AAVS, or SSP as configs/avss.py has it."
 )
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute layers in the backward pass.")
+_KEPT = flags.DEFINE_bool("kept_features", False, "Batches hold what the encoder makes of frames.")
 _ROW = flags.DEFINE_string("row", None, "One row as stage,phase,dtype, in this process.")
 
 
@@ -92,6 +94,7 @@ def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
         flow_mask=stage.prompt.premask,
         text_length=config.texts.max_length if config.model.vta else 0,
         visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
+        backbone=feature_shapes(graphdef, phase.states.shapes.params, 384) if _KEPT.value else None,
     )
     batch = put_batch(mesh, batch)
     start = time.perf_counter()
@@ -129,6 +132,7 @@ def main(argv):
                 command += [f"--row={stage},{phase},{dtype}", f"--frames={frames}"]
                 command += [f"--steps={_STEPS.value}", f"--size={_SIZE.value}"]
                 command += [f"--remat={_REMAT.value}", f"--kind={_KIND.value}"]
+                command += [f"--kept_features={_KEPT.value}"]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     print(f"| {stage} | {phase} | {dtype} | failed: {done.stderr[-300:]!r} |")

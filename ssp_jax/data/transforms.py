@@ -133,6 +133,13 @@ class Augment:
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"augment.{key}: expected 0..1, got {getattr(self, key)}")
 
+    def changes_to_frames(self) -> list[str]:
+        """What moves or colours frames, as 'flip=0.5'."""
+        off = Augment()
+        names = ("flip", "scale", "brightness", "contrast", "saturation", "hue")
+        values = {name: getattr(self, name) for name in names}
+        return [f"{n}={value}" for n, value in values.items() if value != getattr(off, n)]
+
     def geometry(self, rng: np.random.Generator) -> "Geometry":
         """Draws the one geometric transform of a clip's visit."""
         flip = bool(rng.random() < self.flip)
