@@ -208,7 +208,7 @@ def _records(facts: Mapping[str, Any]) -> Records:
     # Compressed, a frame takes 7 % less room and eight times as long to write, three to read.
     return Records(
         f"encoder-{digits}",
-        "the encoder's features",
+        "encoder features",
         FRAMES_PER_SHARD,
         how,
         per_frame=True,
@@ -222,14 +222,14 @@ def _check_room(source: ClipSource, records: Records, frame_bytes: int, visits: 
     folder, frames = Path(source.parts[0].folder), int(source.table.num_annotated.sum())
     lacking, free = records.lacking(source), shutil.disk_usage(folder).free
     _LOG.info(
-        "the encoder's features of %d frames, %.1f MB each, %.1f GB in all, in %s: %d to compute, "
+        "encoder features of %d frames, %.1f MB each, %.1f GB in all, in %s: %d to compute, "
         "%.1f GB free",
         *(frames, frame_bytes / 1e6, frames * frame_bytes / 1e9, folder / records.name),
         *(lacking, free / 1e9),
     )
     if lacking * frame_bytes > free:
         raise UserError(
-            f"{folder}: the encoder's features need {lacking * frame_bytes / 1e9:.1f} GB more, but "
+            f"{folder}: encoder features need {lacking * frame_bytes / 1e9:.1f} GB more, but "
             f"{free / 1e9:.1f} GB are free. Make room (folders encoder-* are of other weights or "
             "settings, and can be deleted), name another config.prepared_dir, or set "
             "config.data.kept_features=float16, which takes half of float32, or '' to go without"

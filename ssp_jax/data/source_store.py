@@ -72,6 +72,8 @@ class Records:
         problems, first = [], None
         stores = tuple(self._store(part) for part in source.parts)
         for store, part in zip(stores, source.parts, strict=True):
+            if not store.num_clips:
+                continue  # nothing of it was ever written, nor a note
             note, how = read_note(store.folder), self.how(part.folder, part.split)
             if note is None:
                 problems.append(f"{store.folder}: no {self.what} here yet. To go on, {how}")
