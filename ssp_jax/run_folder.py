@@ -12,6 +12,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
 from ssp_jax.flow.estimators import NAMES as ESTIMATORS
 from ssp_jax.flow.mask import CHOICES, check_choices
+from ssp_jax.kept_features import check_kept_features
 from ssp_jax.losses.post_mask import READINGS
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.vta import VARIANTS
@@ -57,7 +58,8 @@ def check_config(config: ConfigDict) -> None:
 
     Raises:
       UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases, source of mask
-        prompts, flow mask, post-mask, VTA or negative sound, or an impossible augmentation.
+        prompts, flow mask, post-mask, VTA, negative sound or precision of kept features, or an
+        impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
@@ -72,6 +74,7 @@ def check_config(config: ConfigDict) -> None:
         if value not in known:
             raise UserError(f"config.{key}={value!r}: expected one of {', '.join(known)}")
     Augment(**config.data.augment.to_dict())
+    check_kept_features(config)
     check_choices(**{name: config.flow[name] for name in CHOICES})
     for name in names:
         for plan in plan_phases(config, name):

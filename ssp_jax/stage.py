@@ -21,6 +21,7 @@ from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.init_from import initial_params
+from ssp_jax.kept_features import FeatureStore, keep_features
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import OWN_REFERENCES
@@ -248,14 +249,16 @@ class Stage:
     def train(self) -> dict:
         """Train, or go on, or return at once what was trained; the best parameters."""
         checkpoints = Checkpoints(self.folder / "checkpoints")
-        with self._train_batches() as batches:
-            for phase in self.phases:
-                latest = checkpoints.latest_step()
-                last_phase = phase is self.phases[-1]
-                if latest is not None and latest >= phase.plan.end and not last_phase:
-                    continue
-                state = self._start(phase, checkpoints, batches)
-                if int(state.step) < phase.plan.end:
+        for phase in self.phases:
+            latest = checkpoints.latest_step()
+            last_phase = phase is self.phases[-1]
+            if latest is not None and latest >= phase.plan.end and not last_phase:
+                continue
+            state, data_state = self._start(phase, checkpoints)
+            if int(state.step) < phase.plan.end:
+                with self._train_batches(self._kept_features(phase, state.params)) as batches:
+                    if data_state is not None:
+                        batches.set_state(data_state)
                     state = self._run(phase, state, batches, checkpoints)
         params = self._best(checkpoints, state.params)
         checkpoints.close()
@@ -317,7 +320,27 @@ class Stage:
         writer.close()
         return state
 
-    def _train_batches(self) -> Batches:
+    def _kept_features(self, phase: Phase, params: dict) -> FeatureStore | None:
+        """Of the training frames, where the config asks for them and the phase can have them."""
+        config, plan = self.config, phase.plan
+        if not config.data.kept_features:
+            return None
+        if phase.trains_encoder:
+            _LOG.info("%s %s trains the encoder: reads no kept features", self.name, plan.name)
+            return None
+        return keep_features(
+            self.data.source(self.words["train"]["train"]),
+            self.graphdef,
+            params,
+            self.mesh,
+            settings={"gelu": config.model.gelu or SIZES[config.model.size]["gelu"]},
+            frame_size=self.spec.frame_size,
+            dtype=config.dtype,
+            kept_in=config.data.kept_features,
+            visits=(plan.end - plan.start) * self.stage.batch_size,
+        )
+
+    def _train_batches(self, features: FeatureStore | None = None) -> Batches:
         config, stage, words = self.config, self.stage, self.words["train"]["train"]
         prompt, augment = stage.prompt, Augment(**config.data.augment.to_dict())
         return train_batches(
@@ -327,7 +350,9 @@ class Stage:
             seed=config.seed,
             augment=augment,
             frames_per_clip=config.data.frames_per_clip or None,
-            beside=self.beside(words, ("own", *augment.negatives)),
+            beside=dataclasses.replace(
+                self.beside(words, ("own", *augment.negatives)), features=features
+            ),
             references=(prompt.truth, prompt.predicted),
             num_workers=config.data.num_workers,
             cache=self.cache,
@@ -335,20 +360,20 @@ class Stage:
             process_count=jax.process_count(),
         )
 
-    def _start(self, phase: Phase, checkpoints: Checkpoints, batches: Batches) -> TrainState:
+    def _start(self, phase: Phase, checkpoints: Checkpoints) -> tuple[TrainState, dict | None]:
+        """The state to train from, and that of the batches, None at their beginning."""
         # Own checkpoint of this phase, else the best of the phase before, else given weights,
         # else scratch.
         latest, start = checkpoints.latest_step(), phase.plan.start
         if latest is not None and latest > start:
             state, data_state = checkpoints.restore(phase.states.shapes, phase.states.shardings)
-            batches.set_state(data_state)
             _LOG.info("%s: going on at step %d", self.name, int(state.step))
-            return state
+            return state, data_state
         if start:
             before = self.phases[self.phases.index(phase) - 1].states
             state, data_state = checkpoints.restore(before.shapes, before.shardings)
-            batches.set_state(data_state)
-            return phase.states.restart(state.step, self._best(checkpoints, state.params))
+            best = self._best(checkpoints, state.params)
+            return phase.states.restart(state.step, best), data_state
         state = phase.states.new(jax.random.key(self.config.seed))
         if folders := self._init_folders():
             params, new, unused = initial_params(
@@ -359,7 +384,7 @@ class Stage:
                 *(self.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
             )
             state = phase.states.restart(state.step, params)
-        return state
+        return state, None
 
     def _init_folders(self) -> list[Path]:
         words = (self.stage.init_from or self.config.init_from).split(",")

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ssp_jax.batch import BACKBONE
 from ssp_jax.data import log_mel, sounds, transforms
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
@@ -97,6 +98,16 @@ class ClipMaps(Protocol):
         """0..255."""
 
 
+class FrameFeatures(Protocol):
+    """The encoder's maps of every annotated frame of a clip, by the clip's index."""
+
+    shapes: tuple[tuple[int, int, int], ...]  # of a frame's, strides 4..32
+    dtype: np.dtype
+
+    def read(self, clip: int, second: int) -> Sequence[Float[np.ndarray, "h w C"]]:
+        """Of one frame, in this precision; IndexError where it is not annotated."""
+
+
 class ClipTokens(Protocol):
     """CLIP's tokens of every annotated frame of a clip, by the clip's index."""
 
@@ -116,12 +127,15 @@ class Beside:
       texts: 'text_ids', 'text_types', 'text_mask', (2, clips + 1, L): as they are and as they would
         be of the mirrored clip; the last row is "no text".
       visual_tokens: CLIP's, of the annotated frames.
+      features: the encoder's, of the annotated frames as they are. Slots then have them in place of
+        the frames, and must be of annotated frames that no transform changes.
     """
 
     masks: Mapping[sounds.Sounds, ClipMaps] | None = None
     flow_masks: ClipMaps | None = None
     texts: dict[str, np.ndarray] | None = None
     visual_tokens: ClipTokens | None = None
+    features: FrameFeatures | None = None
 
 
 class FrameCache:
@@ -197,9 +211,11 @@ class FrameReader:
         annotated = np.array([s < self.table.num_annotated[index] for s in seconds], bool)
         size = self.spec.label_size
         blank = np.zeros((size, size), np.uint8)
+        features = self.beside.features
+        unread = np.zeros((self.spec.frame_size, self.spec.frame_size, 3), np.uint8)
         frames, labels, references, flow_masks = [], [], [], []
         for second, has_labels in zip(seconds, annotated, strict=True):
-            frame = self._frame(clip, index, second)
+            frame = self._frame(clip, index, second) if features is None else unread
             label = self._label(clip, index, second)[0] if has_labels else blank
             if geometry is not None:
                 frame, label = geometry.frame(frame), geometry.labels(label)
@@ -230,6 +246,10 @@ class FrameReader:
                 slots[name] = np.tile(array[mirrored, index], (len(seconds), 1))
         if self.spec.visual_tokens:
             slots["visual_tokens"] = self._tokens(index, seconds, annotated)
+        if features is not None:
+            # Not through the cache, as the tokens; what fits into memory, the system keeps there.
+            read = zip(*(features.read(index, second) for second in seconds), strict=True)
+            slots |= dict(zip(BACKBONE, map(np.stack, read), strict=True))
         return slots | {
             "frames": np.stack(frames),
             "log_mel": windows[list(seconds)],
@@ -286,6 +306,9 @@ class FrameReader:
                 slots[name] = np.tile(array[0, -1], (count, 1))
         if spec.visual_tokens:
             slots["visual_tokens"] = np.zeros((count, *self.beside.visual_tokens.shape), np.float16)
+        if (features := self.beside.features) is not None:
+            for name, shape in zip(BACKBONE, features.shapes, strict=True):
+                slots[name] = np.zeros((count, *shape), features.dtype)
         return slots | {
             "frames": np.zeros((count, size, size, 3), np.uint8),
             "log_mel": np.zeros((count, log_mel.FRAMES, log_mel.BANDS), np.float32),

@@ -154,6 +154,13 @@ class Augment:
         chances = {"silence": self.silence, "noise": self.noise, "foreign": self.foreign_sound}
         return {kind: chance for kind, chance in chances.items() if chance > 0}
 
+    def changes_to_frames(self) -> list[str]:
+        """What moves or colours frames, as 'flip=0.5'."""
+        off = Augment()
+        names = ("flip", "scale", "brightness", "contrast", "saturation", "hue")
+        values = {name: getattr(self, name) for name in names}
+        return [f"{n}={value}" for n, value in values.items() if value != getattr(off, n)]
+
     def geometry(self, rng: np.random.Generator) -> "Geometry":
         """Draws the one geometric transform of a clip's visit."""
         flip = bool(rng.random() < self.flip)
