@@ -6,12 +6,18 @@ kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to mend, 
 stopped by SIGTERM (preemption), the state saved: run it again.
 """
 
-import jax
 from absl import app
 
 from ssp_jax import preemption
-from ssp_jax.command_line import config_and_workdir, parse_flags, reported, show_own_log
+from ssp_jax.command_line import (
+    config_and_workdir,
+    parse_flags,
+    reported,
+    show_own_log,
+    start_processes,
+)
 from ssp_jax.evaluators.report import format_table
+from ssp_jax.processes import is_first
 from ssp_jax.run import run
 
 
@@ -22,9 +28,10 @@ def main(argv: list[str]) -> None:
     show_own_log()
     config, workdir = config_and_workdir()
     with reported():
+        start_processes()
         preemption.listen()
         results = run(config, workdir)
-    if jax.process_index() == 0:
+    if is_first():
         print(format_table(results))
         print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
 

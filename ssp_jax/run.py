@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
+from ssp_jax.processes import in_turn
+from ssp_jax.run_facts import keep_facts
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
@@ -30,7 +33,7 @@ def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
     benchmarks = check_data_dir(config, words)
     check_config(config)
     check_companions(config, benchmarks)
-    data = open_datasets(config, words)
+    data = in_turn(lambda: open_datasets(config, words))
     folders = {name: workdir / name for name in needed}
     if prompted and config.avss.prompt.stage1:
         folders["avs"] = Path(config.avss.prompt.stage1)
@@ -48,7 +51,9 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
       UserError: see `open_stages`, `check_workdir`.
     """
     stages = open_stages(config, workdir)
-    check_workdir(config, workdir)
+    in_turn(lambda: check_workdir(config, workdir))
+    keep_compiled(workdir)
+    in_turn(lambda: keep_stage_facts(workdir, stages))
     results, params = {}, {}
     for name in stage_names(config):
         stage = stages[name]
@@ -60,6 +65,22 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
             results[test] = result
             write_results(workdir / "results.json", results)
     return results
+
+
+def keep_compiled(workdir: Path) -> None:
+    """Compiled programs stay in the run's folder, so that the next start need not compile them.
+
+    Unless JAX was told of another folder, as by JAX_COMPILATION_CACHE_DIR.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+
+
+def keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:
+    """What it takes to predict with these stages where their data are not, see `run_facts`."""
+    reads_texts = [stage for stage in stages.values() if stage.reads_texts]
+    tokeniser = reads_texts[0].companions.tokeniser if reads_texts else None
+    keep_facts(workdir, next(iter(stages.values())).data, tokeniser)
 
 
 def rescore(config: ConfigDict, workdir: Path) -> dict[str, dict]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +21,7 @@ from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.init_from import initial_params
+from ssp_jax.kept_features import FeatureStore, keep_features
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import OWN_REFERENCES
@@ -37,7 +38,7 @@ from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train
 from ssp_jax.writers import MetricsWriter
 
 # config.<stage>.prompt.source -> what the reference is in prediction, see `FrameReader.read`.
-_REFERENCES = {
+REFERENCES = {
     "none": "empty",
     "flow": "empty",
     "stage1": "stage1",
@@ -100,7 +101,7 @@ class Stage:
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
         self.protocol = get_protocol(config.protocol)
-        self.mesh: Mesh = make_mesh(config.mesh.fsdp)
+        self.mesh: Mesh = make_mesh(**config.mesh.to_dict())
         self.spec = read_spec(
             config,
             self.data,
@@ -206,10 +207,12 @@ class Stage:
             reads["clip"] = self.clip
         return reads
 
-    def beside(self, words: str, sounds: str) -> Beside:
-        """What lies beside the clips of 'benchmark:split' words; made where it is not there yet."""
+    def beside(self, words: str, sounds: Sequence[str]) -> Beside:
+        """What lies beside the clips of 'benchmark:split' words, what stage 1 predicts by each of
+        these sounds included; made where it is not there yet."""
+        by_stage1 = self.stage.prompt.source == "stage1"
         return Beside(
-            masks=self.masks_of(words, sounds) if self.stage.prompt.source == "stage1" else None,
+            masks={kind: self.masks_of(words, kind) for kind in sounds} if by_stage1 else None,
             flow_masks=self.companions.flow_masks(words) if self.flow_used else None,
             texts=self.companions.texts(words) if self.spec.text_length else None,
             visual_tokens=self.companions.visual_tokens(words) if self.clip else None,
@@ -222,8 +225,8 @@ class Stage:
             self.spec,
             batch_size=self.stage.batch_size,
             sounds=sounds,
-            beside=self.beside(words, sounds),
-            reference=_REFERENCES[self.stage.prompt.source],
+            beside=self.beside(words, (sounds,)),
+            reference=REFERENCES[self.stage.prompt.source],
             seed=self.config.seed,
             num_workers=self.config.data.num_workers,
             cache=self.cache,
@@ -232,7 +235,7 @@ class Stage:
         )
 
     def score(self, params: dict, words: str, sounds: str = "own") -> dict[str, float]:
-        """{"miou": ..., "fscore": ...} of a data set."""
+        """{"miou": ..., "fscore": ..., "activated": ...} of a data set."""
         with self.batches(words, sounds) as batches:
             return dict(self.evaluator.run(self.predict, params, batches, self.put))
 
@@ -248,23 +251,21 @@ class Stage:
         """Train, or go on, or return at once what was trained; the best parameters."""
         checkpoints = Checkpoints(self.folder / "checkpoints")
         restored = checkpoints.restore(self._states_at)
-        with self._train_batches() as batches:
-            if restored is None:
-                state, progress = self._new_state(), Progress()
-            else:
-                state, saved = restored
+        state, saved = restored or (self._new_state(), {"next_batch": 0})
+        progress = Progress(**saved.get("loop", {}))
+        checkpoints.go_on_from(int(state.step) if restored else -1)
+        for phase in self.phases:
+            start, end = phase.plan.start, phase.plan.end
+            if int(state.step) >= end and progress.evaluated:
+                continue
+            if int(state.step) == start > 0 and progress.evaluated:
+                state = phase.states.restart(state.step, self._best(checkpoints, state.params))
+            elif restored:
+                _LOG.info("%s: going on at step %d", self.name, int(state.step))
+            with self._train_batches(self._kept_features(phase, state.params)) as batches:
                 batches.set_state(saved)
-                progress = Progress(**saved.get("loop", {}))
-            checkpoints.go_on_from(int(state.step) if restored else -1)
-            for phase in self.phases:
-                start, end = phase.plan.start, phase.plan.end
-                if int(state.step) >= end and progress.evaluated:
-                    continue
-                if int(state.step) == start > 0 and progress.evaluated:
-                    state = phase.states.restart(state.step, self._best(checkpoints, state.params))
-                elif restored:
-                    _LOG.info("%s: going on at step %d", self.name, int(state.step))
                 state = self._run(phase, state, progress, batches, checkpoints)
+                saved = batches.get_state()
         params = self._best(checkpoints, state.params)
         checkpoints.close()
         return params
@@ -319,7 +320,7 @@ class Stage:
             batches=batches,
             put=self.put,
             evaluate=self.validate if stage.val else None,
-            score=lambda values: float(np.mean(list(values.values()))),
+            score=_selected_by,
             learning_rate=phase.learning_rate,
             checkpoints=checkpoints,
             writer=MetricsWriter(
@@ -344,17 +345,39 @@ class Stage:
         finally:
             loop.writer.close()
 
-    def _train_batches(self) -> Batches:
+    def _kept_features(self, phase: Phase, params: dict) -> FeatureStore | None:
+        """Of the training frames, where the config asks for them and the phase can have them."""
+        config, plan = self.config, phase.plan
+        if not config.data.kept_features:
+            return None
+        if phase.trains_encoder:
+            _LOG.info("%s %s trains the encoder: reads no kept features", self.name, plan.name)
+            return None
+        return keep_features(
+            self.data.source(self.words["train"]["train"]),
+            self.graphdef,
+            params,
+            self.mesh,
+            settings={"gelu": config.model.gelu or SIZES[config.model.size]["gelu"]},
+            frame_size=self.spec.frame_size,
+            dtype=config.dtype,
+            kept_in=config.data.kept_features,
+            visits=(plan.end - plan.start) * self.stage.batch_size,
+        )
+
+    def _train_batches(self, features: FeatureStore | None = None) -> Batches:
         config, stage, words = self.config, self.stage, self.words["train"]["train"]
-        prompt = stage.prompt
+        prompt, augment = stage.prompt, Augment(**config.data.augment.to_dict())
         return train_batches(
             self.data.source(words),
             self.spec,
             batch_size=stage.batch_size,
             seed=config.seed,
-            augment=Augment(**config.data.augment.to_dict()),
+            augment=augment,
             frames_per_clip=config.data.frames_per_clip or None,
-            beside=self.beside(words, "own"),
+            beside=dataclasses.replace(
+                self.beside(words, ("own", *augment.negatives)), features=features
+            ),
             references=(prompt.truth, prompt.predicted),
             num_workers=config.data.num_workers,
             cache=self.cache,
@@ -390,6 +413,11 @@ class Stage:
             return params
         _LOG.info("%s: best validation at step %d", self.name, checkpoints.best_step())
         return checkpoints.restore_best(params, self.shardings.params)
+
+
+def _selected_by(values: dict[str, float]) -> float:
+    """What the best parameters have most of: the mean of all mIoU and F-scores."""
+    return float(np.mean([value for name, value in values.items() if "activated" not in name]))
 
 
 def _shown(names: list[str]) -> str:

@@ -26,7 +26,8 @@ _LOG = logging.getLogger(__name__)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def _cast(tree, dtype):
+def cast_floats(tree, dtype):
+    """The tree with its floating point leaves in another precision."""
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
@@ -34,10 +35,10 @@ def _cast(tree, dtype):
 
 def _run_network(graphdef: nnx.GraphDef, params: dict, batch: AVBatch, dtype: str):
     """(model, predictions, aux): the network computed in `dtype`, its results in float32."""
-    model = nnx.merge(graphdef, _cast(params, DTYPES[dtype]))
-    inputs = _cast((batch.normalised(), batch.log_mel), DTYPES[dtype])
-    prompts = _cast(batch.prompts(), DTYPES[dtype])
-    return model, *_cast(model.network(*inputs, **prompts), jnp.float32)
+    model = nnx.merge(graphdef, cast_floats(params, DTYPES[dtype]))
+    inputs = cast_floats((batch.normalised(), batch.log_mel), DTYPES[dtype])
+    more = cast_floats({"backbone": batch.backbone(), **batch.prompts()}, DTYPES[dtype])
+    return model, *cast_floats(model.network(*inputs, **more), jnp.float32)
 
 
 def make_loss(

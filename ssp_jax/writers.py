@@ -6,9 +6,11 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from ssp_jax.processes import is_first
+
 
 class MetricsWriter:
-    """Appends scalars to `metrics.jsonl` and to TensorBoard events in one folder.
+    """Appends scalars to `metrics.jsonl` and to TensorBoard events in one folder; process 0 does.
 
     A resumed run first drops the lines of steps that it will do again, so that the file holds
     each step once.
@@ -16,6 +18,9 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, *, resume_step: int = 0, evaluated: bool = True):
         """`evaluated`: False where the evaluation of `resume_step` will be done again, too."""
+        self._events = None
+        if not is_first():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         if self._path.exists():
@@ -29,6 +34,8 @@ class MetricsWriter:
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add one line {"step": step, name: value, ...}; not-a-number becomes null."""
+        if self._events is None:
+            return
         line = {"step": step} | {
             name: float(value) if math.isfinite(value) else None for name, value in scalars.items()
         }
@@ -39,7 +46,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flush the events."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _is_kept(line: str, last_step: int, last_evaluation: int) -> bool:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from pathlib import Path
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.sharding import make_mesh, state_sharding
-mesh = make_mesh(4)
+mesh = make_mesh(fsdp=4)
 params = {'layers': {0: jnp.arange(2**16, dtype=jnp.float32).reshape(256, 256)}, 'b': jnp.ones(3)}
 checkpoints = Checkpoints(Path(sys.argv[1]))
 checkpoints.save_best(0, jax.device_put(params, state_sharding(mesh, params)), 0.5)

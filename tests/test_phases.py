@@ -126,3 +126,43 @@ def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_pat
     uninterrupted = after[4]
     make_stage(config, tmp_path / "killed").train()
     jax.tree.map(np.testing.assert_array_equal, uninterrupted, after[4])
+
+
+def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, caplog):
+    config = aavs_config(prepared, start)
+    config.avs.val, config.avs.eval_every = {}, 1
+    config.data.augment.update(dict.fromkeys(("flip", "brightness", "contrast", "saturation"), 0.0))
+    config.data.augment.scale = (1.0, 1.0)
+    original, saved = Checkpoints.save, {}
+
+    def keep(self, state, data_state):
+        saved[int(state.step)] = jax.device_get(state.params), data_state
+        original(self, state, data_state)
+        if int(state.step) == killed_at:
+            self.wait()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", keep)
+    killed_at = None
+    make_stage(config, tmp_path / "plain").train()
+    plain = saved.copy()
+    saved.clear()
+    config.data.kept_features, killed_at = "float32", 1
+    frames = []
+    put = Stage.put
+    monkeypatch.setattr(Stage, "put", lambda self, b: frames.append(b.frames.any()) or put(self, b))
+    # Killed in the middle of the first phase.
+    with pytest.raises(KeyboardInterrupt):
+        make_stage(config, tmp_path / "kept").train()
+    killed_at = None
+    with caplog.at_level("INFO"):
+        make_stage(config, tmp_path / "kept").train()
+    assert frames == [False, False, True, True]
+    assert ": 0 to compute" in caplog.text
+    assert "avs phase2 trains the encoder: reads no kept features" in caplog.text
+    assert sorted(saved) == sorted(plain) == [1, 2, 3, 4]
+    for step, (params, data_state) in saved.items():
+        assert data_state == plain[step][1]
+        jax.tree.map(
+            lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), params, plain[step][0]
+        )

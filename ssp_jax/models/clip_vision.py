@@ -6,8 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from ssp_jax.models.adapters import apply_layer, trunc_normal
+from ssp_jax.models.attention import Attention
 from ssp_jax.models.linear import Linear
-from ssp_jax.models.mask_decoder import Attention
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

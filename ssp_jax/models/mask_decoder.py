@@ -7,53 +7,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from ssp_jax.models.adapters import ProjectionWithAdapter, apply_layer
+from ssp_jax.models.adapters import apply_layer
+from ssp_jax.models.attention import Attention, xavier_uniform
 from ssp_jax.models.linear import Linear
 from ssp_jax.models.positions import sine_positions
 from ssp_jax.models.resize import resize_bilinear
 
 _LEVELS = 3
-_BLOCKED = -1e30
 
-xavier_uniform = nnx.initializers.xavier_uniform()
 # PyTorch's default for linear layers, which Mask2Former keeps in its heads.
 head_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def _normal(rngs: nnx.Rngs, rows: int, channels: int) -> nnx.Param:
     return nnx.Param(jax.random.normal(rngs.params(), (rows, channels)))
-
-
-class Attention(nnx.Module):
-    """Multi-head attention with separate inputs for queries, keys and values."""
-
-    def __init__(self, channels: int, heads: int, *, decoder_adapter: str = "none", rngs: nnx.Rngs):
-        if channels % heads:
-            raise ValueError(f"{channels} channels do not divide into {heads} heads")
-        self.heads = heads
-        self.query = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
-        self.key = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
-        self.value = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
-        self.output = ProjectionWithAdapter(channels, mode=decoder_adapter, rngs=rngs)
-
-    def __call__(
-        self,
-        query: Float[Array, "N Q C"],
-        key: Float[Array, "N S C"],
-        value: Float[Array, "N S C"],
-        blocked: Bool[Array, "N Q S"] | None = None,
-    ) -> Float[Array, "N Q C"]:
-        batch, queries, channels = query.shape
-        split = (self.heads, channels // self.heads)
-        q = self.query(query).reshape(batch, queries, *split) * split[1] ** -0.5
-        k = self.key(key).reshape(batch, -1, *split)
-        v = self.value(value).reshape(batch, -1, *split)
-        logits = jnp.einsum("nqhd,nshd->nhqs", q, k).astype(jnp.float32)
-        if blocked is not None:
-            logits = jnp.where(blocked[:, None], _BLOCKED, logits)
-        shares = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        attended = jnp.einsum("nhqs,nshd->nqhd", shares, v)
-        return self.output(attended.reshape(batch, queries, channels))
 
 
 class MaskDecoderLayer(nnx.Module):

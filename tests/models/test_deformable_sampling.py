@@ -1,10 +1,15 @@
-"""Sampling of deformable attention: both ways against a plain loop."""
+"""Sampling of deformable attention: all ways against a plain loop."""
 
 import jax
 import numpy as np
 import pytest
 
-from ssp_jax.models.deformable_attention import sample_by_gather, sample_by_map
+from ssp_jax.models.deformable_sampling import (
+    SAMPLERS,
+    sample_by_gather,
+    sample_by_map,
+    sample_fused,
+)
 
 SIZES = ((2, 3), (4, 5))
 TOKENS = 26
@@ -36,13 +41,14 @@ def by_loop(values, points, weights):
     return result
 
 
-@pytest.mark.parametrize("sample", [sample_by_map, sample_by_gather])
+@pytest.mark.parametrize("sample", SAMPLERS.values())
 def test_samples(sample):
     inputs = example()
     np.testing.assert_allclose(sample(SIZES, *inputs), by_loop(*inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_the_map_are_those_of_the_gather():
+@pytest.mark.parametrize("sample", [sample_by_map, sample_fused])
+def test_gradients_are_those_of_the_gather(sample):
     inputs = example(1)
 
     def gradients(sample):
@@ -51,6 +57,6 @@ def test_gradients_of_the_map_are_those_of_the_gather():
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
 
-    for ours, reference in zip(gradients(sample_by_map), gradients(sample_by_gather), strict=True):
+    for ours, reference in zip(gradients(sample), gradients(sample_by_gather), strict=True):
         assert np.abs(np.asarray(reference)).max() > 0.1
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)

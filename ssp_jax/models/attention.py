@@ -1,0 +1,73 @@
+"""Softmax attention, as every transformer here computes it."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from ssp_jax.models.adapters import ProjectionWithAdapter
+from ssp_jax.models.linear import Linear
+
+_BLOCKED = -1e30
+
+xavier_uniform = nnx.initializers.xavier_uniform()
+
+
+def attend(
+    query: Float[Array, "*n L D"],
+    key: Float[Array, "*n M D"],
+    value: Float[Array, "*n M D"],
+    bias: Float[Array, "..."] | None = None,
+) -> Float[Array, "*n L D"]:
+    """softmax(query key^T / sqrt(D) + bias) value; softmax in float32.
+
+    Heads are among the leading axes: on CPU this layout, with the division after the second
+    product, takes a third to a fifth of the time of `jax.nn.softmax` between two products of
+    (L, heads, D) (Swin-B's windows; benchmarks/README.md).
+
+    Args:
+      bias: broadcasts to the logits (*n, L, M).
+    """
+    scaled = query * query.shape[-1] ** -0.5
+    logits = jnp.einsum("...ld,...md->...lm", scaled, key).astype(jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    shares = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total = shares.sum(-1, keepdims=True)
+    attended = jnp.einsum("...lm,...md->...ld", shares.astype(value.dtype), value)
+    return attended / total.astype(value.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with separate inputs for queries, keys and values."""
+
+    def __init__(self, channels: int, heads: int, *, decoder_adapter: str = "none", rngs: nnx.Rngs):
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        self.heads = heads
+        self.query = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.key = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.value = Linear(channels, channels, kernel_init=xavier_uniform, rngs=rngs)
+        self.output = ProjectionWithAdapter(channels, mode=decoder_adapter, rngs=rngs)
+
+    def __call__(
+        self,
+        query: Float[Array, "N Q C"],
+        key: Float[Array, "N S C"],
+        value: Float[Array, "N S C"],
+        blocked: Bool[Array, "N Q S"] | None = None,
+    ) -> Float[Array, "N Q C"]:
+        batch, queries, channels = query.shape
+
+        def heads_first(x):
+            x = x.reshape(batch, -1, self.heads, channels // self.heads)
+            return x.transpose(0, 2, 1, 3)
+
+        bias = None if blocked is None else jnp.where(blocked[:, None], _BLOCKED, 0.0)
+        attended = attend(
+            heads_first(self.query(query)),
+            heads_first(self.key(key)),
+            heads_first(self.value(value)),
+            bias,
+        )
+        return self.output(attended.transpose(0, 2, 1, 3).reshape(batch, queries, channels))
