@@ -31,7 +31,7 @@ _CLASSES = {"avs": 2, "avss": 71}
 
 @dataclasses.dataclass(frozen=True)
 class FullSizeStep:
-    """`step(state, batch, key)`, and what to call it with."""
+    """`step(state, batch, key, state.step)`, and what to call it with."""
 
     step: Callable
     state: TrainState

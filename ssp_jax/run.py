@@ -13,6 +13,7 @@ from ssp_jax.run_facts import keep_facts
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
+from ssp_jax.stage_training import train_stage, trained_params
 
 
 def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
@@ -59,8 +60,8 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
         stage = stages[name]
         if stage.stage.prompt.source == "stage1":
             first = stages["avs"]
-            prompt_by(first, params["avs"] if "avs" in params else first.trained(), stage)
-        params[name] = stage.train()
+            prompt_by(first, params["avs"] if "avs" in params else trained_params(first), stage)
+        params[name] = train_stage(stage)
         for test, result in evaluate(stage, params[name], brief=brief):
             results[test] = result
             write_results(workdir / "results.json", results)
@@ -93,6 +94,6 @@ def rescore(config: ConfigDict, workdir: Path) -> dict[str, dict]:
     for name in stage_names(config):
         stage = stages[name]
         if stage.stage.prompt.source == "stage1":
-            prompt_by(stages["avs"], stages["avs"].trained(), stage, uses=("test",))
-        results |= dict(evaluate(stage, stage.trained(), brief=True))
+            prompt_by(stages["avs"], trained_params(stages["avs"]), stage, uses=("test",))
+        results |= dict(evaluate(stage, trained_params(stage), brief=True))
     return results

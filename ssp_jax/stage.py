@@ -1,4 +1,4 @@
-"""One training and its evaluation: from a stage's config to results."""
+"""One stage: its data, network, prediction and scores, as its config says."""
 
 import dataclasses
 import logging
@@ -6,36 +6,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets, read_spec, scored_word
 from ssp_jax.data.mask_store import MaskStore
-from ssp_jax.data.pipeline import Batches, eval_batches, train_batches
+from ssp_jax.data.pipeline import Batches, eval_batches
 from ssp_jax.data.reader import Beside, FrameCache
-from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
-from ssp_jax.init_from import initial_params
-from ssp_jax.kept_features import FeatureStore, keep_features
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import OWN_REFERENCES
-from ssp_jax.not_finite import Dump
-from ssp_jax.phases import Phase, make_phases, reads_texts
+from ssp_jax.phases import make_phases, reads_texts
 from ssp_jax.prompts.tokeniser import check_vocabulary
 from ssp_jax.protocols import get_protocol
-from ssp_jax.run_folder import STAGES
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.summary import parameter_table
-from ssp_jax.train import Loop, Progress
-from ssp_jax.train_state import StateMaker, TrainState, split_model
-from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train_step
-from ssp_jax.writers import MetricsWriter
+from ssp_jax.train_state import split_model
+from ssp_jax.train_step import make_predict
 
 # config.<stage>.prompt.source -> what the reference is in prediction, see `FrameReader.read`.
 REFERENCES = {
@@ -246,179 +237,3 @@ class Stage:
             for name, words in self.words["val"].items()
             for key, value in self.score(params, words).items()
         }
-
-    def train(self) -> dict:
-        """Train, or go on, or return at once what was trained; the best parameters."""
-        checkpoints = Checkpoints(self.folder / "checkpoints")
-        restored = checkpoints.restore(self._states_at)
-        state, saved = restored or (self._new_state(), {"next_batch": 0})
-        progress = Progress(**saved.get("loop", {}))
-        checkpoints.go_on_from(int(state.step) if restored else -1)
-        for phase in self.phases:
-            start, end = phase.plan.start, phase.plan.end
-            if int(state.step) >= end and progress.evaluated:
-                continue
-            if int(state.step) == start > 0 and progress.evaluated:
-                state = phase.states.restart(state.step, self._best(checkpoints, state.params))
-            elif restored:
-                _LOG.info("%s: going on at step %d", self.name, int(state.step))
-            with self._train_batches(self._kept_features(phase, state.params)) as batches:
-                batches.set_state(saved)
-                state = self._run(phase, state, progress, batches, checkpoints)
-                saved = batches.get_state()
-        params = self._best(checkpoints, state.params)
-        checkpoints.close()
-        return params
-
-    def _states_at(self, step: int) -> StateMaker:
-        """Of the phase that ends in this step or has it."""
-        return next((p for p in self.phases if step <= p.plan.end), self.phases[-1]).states
-
-    def trained(self) -> dict:
-        """The best parameters of a stage that was trained before.
-
-        Raises:
-          UserError: it was not, or not to its end.
-        """
-        checkpoints = Checkpoints(self.folder / "checkpoints", read_only=True)
-        if not checkpoints.finished(self.stage.steps):
-            raise UserError(
-                f"{self.folder}: no finished stage {self.name}, whose masks are needed. Run it "
-                f"first (--config.stages={self.name},avss does both), or name the folder of "
-                "one by --config.avss.prompt.stage1=DIR"
-            )
-        states = self.phases[-1].states
-        if checkpoints.best_step() is None:
-            params = checkpoints.restore(self._states_at)[0].params
-        else:
-            params = checkpoints.restore_best(states.shapes.params, states.shardings.params)
-        checkpoints.close()
-        return params
-
-    def _run(
-        self,
-        phase: Phase,
-        state: TrainState,
-        progress: Progress,
-        batches: Batches,
-        checkpoints: Checkpoints,
-    ) -> TrainState:
-        config, stage = self.config, self.stage
-        loss = make_loss(
-            self.graphdef,
-            dtype=config.dtype,
-            num_classes=self.num_classes,
-            max_targets=stage.max_targets,
-            criterion=stage.criterion.to_dict(),
-            listen=stage.listen.to_dict(),
-        )
-        shardings = phase.states.shardings
-        skip = config.max_skipped > 0
-        step = make_train_step(loss, phase.tx, self.mesh, shardings, phase.trained, skip=skip)
-        loop = Loop(
-            train_step=compile_once(step, f"{self.name} {phase.plan.name}".strip()),
-            batches=batches,
-            put=self.put,
-            evaluate=self.validate if stage.val else None,
-            score=_selected_by,
-            learning_rate=phase.learning_rate,
-            checkpoints=checkpoints,
-            writer=MetricsWriter(
-                self.folder, resume_step=int(state.step), evaluated=progress.evaluated
-            ),
-            dump=Dump(
-                self.folder / "not_finite",
-                self.data.source(self.words["train"]["train"]).table.uid,
-                {"stage": self.name, "seed": config.seed},
-            ),
-            name=f"{self.name} {phase.plan.name}".strip(),
-            end=phase.plan.end,
-            total_steps=stage.steps,
-            eval_every=stage.eval_every,
-            eval_first=stage.eval_first,
-            log_every=config.log_every,
-            max_skipped=config.max_skipped,
-            seed=config.seed,
-        )
-        try:
-            return loop.run(state, progress)
-        finally:
-            loop.writer.close()
-
-    def _kept_features(self, phase: Phase, params: dict) -> FeatureStore | None:
-        """Of the training frames, where the config asks for them and the phase can have them."""
-        config, plan = self.config, phase.plan
-        if not config.data.kept_features:
-            return None
-        if phase.trains_encoder:
-            _LOG.info("%s %s trains the encoder: reads no kept features", self.name, plan.name)
-            return None
-        return keep_features(
-            self.data.source(self.words["train"]["train"]),
-            self.graphdef,
-            params,
-            self.mesh,
-            settings={"gelu": config.model.gelu or SIZES[config.model.size]["gelu"]},
-            frame_size=self.spec.frame_size,
-            dtype=config.dtype,
-            kept_in=config.data.kept_features,
-            visits=(plan.end - plan.start) * self.stage.batch_size,
-        )
-
-    def _train_batches(self, features: FeatureStore | None = None) -> Batches:
-        config, stage, words = self.config, self.stage, self.words["train"]["train"]
-        prompt, augment = stage.prompt, Augment(**config.data.augment.to_dict())
-        return train_batches(
-            self.data.source(words),
-            self.spec,
-            batch_size=stage.batch_size,
-            seed=config.seed,
-            augment=augment,
-            frames_per_clip=config.data.frames_per_clip or None,
-            beside=dataclasses.replace(
-                self.beside(words, ("own", *augment.negatives)), features=features
-            ),
-            references=(prompt.truth, prompt.predicted),
-            num_workers=config.data.num_workers,
-            cache=self.cache,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
-    def _new_state(self) -> TrainState:
-        """From given weights, else from scratch."""
-        states = self.phases[0].states
-        state = states.new(jax.random.key(self.config.seed))
-        if folders := self._init_folders():
-            params, new, unused = initial_params(
-                folders, state.params, self.shardings.params, tuple(self.stage.init_new)
-            )
-            _LOG.info(
-                "%s: starts from %s\n  new: %s\n  left behind: %s",
-                *(self.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
-            )
-            state = states.restart(state.step, params)
-        return state
-
-    def _init_folders(self) -> list[Path]:
-        words = (self.stage.init_from or self.config.init_from).split(",")
-        stages = {name: self.folder.parent / name for name in STAGES}
-        stages["avs"] = Path(self.stage.prompt.stage1 or stages["avs"])
-        words = [word for word in map(str.strip, words) if word]
-        return [stages.get(word) or Path(word) for word in words]
-
-    def _best(self, checkpoints: Checkpoints, params: dict) -> dict:
-        """The best parameters by validation; without validation sets the given, last ones."""
-        if checkpoints.best_step() is None:
-            return params
-        _LOG.info("%s: best validation at step %d", self.name, checkpoints.best_step())
-        return checkpoints.restore_best(params, self.shardings.params)
-
-
-def _selected_by(values: dict[str, float]) -> float:
-    """What the best parameters have most of: the mean of all mIoU and F-scores."""
-    return float(np.mean([value for name, value in values.items() if "activated" not in name]))
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"

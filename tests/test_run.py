@@ -22,6 +22,7 @@ from ssp_jax.main import run
 from ssp_jax.run_folder import check_workdir
 from ssp_jax.score import __main__ as score
 from ssp_jax.stage import Stage
+from ssp_jax.stage_training import training_batches
 from ssp_jax.train_state import split_trained
 from ssp_jax.train_step import make_loss, make_train_step
 from tests.tiny_run import get_config
@@ -164,7 +165,7 @@ def test_the_step_compiles_once(whole_run, prepared):
     )
     step = make_train_step(loss, phase.tx, stage.mesh, stage.shardings, phase.trained)
     state, key = phase.states.new(jax.random.key(0)), jax.random.key(0)
-    with stage._train_batches() as batches:
+    with training_batches(stage) as batches:
         for number in range(3):
             state, _ = step(state, stage.put(next(batches)), key, number)
     assert step._cache_size() == 1
