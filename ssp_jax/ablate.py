@@ -7,15 +7,21 @@ goes on; ends with tables in Markdown, JSON and a plot.
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from ssp_jax import preemption
 from ssp_jax.ablation_rows import FULL, TABLES, Row, check_full, possible, row_config
-from ssp_jax.command_line import config_and_workdir, run_command, show_own_log, start_processes
+from ssp_jax.command_line import (
+    config_and_workdir,
+    reported,
+    run_command,
+    show_own_log,
+    start_processes,
+)
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
 from ssp_jax.files import write_whole
@@ -123,17 +129,15 @@ def _write(
 
 
 def main(argv: list[str]) -> None:
-    """Entry of the command; a UserError becomes one line and exit status 1."""
+    """Entry of the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
     show_own_log()
     config, workdir = config_and_workdir("ablate-")
-    try:
+    with reported():
         start_processes()
+        preemption.listen()
         ablate(config, workdir, tables=_TABLES.value, seeds=_SEEDS.value)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     if is_first():
         print((workdir / "ablation.md").read_text())
         print(f"{workdir}/ablation.md, ablation.json, *.png")

@@ -1,14 +1,17 @@
 """What the commands with a config share: their log, and mistakes in their flags as one line."""
 
+import contextlib
+import errno
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from ssp_jax import preemption
 from ssp_jax.errors import UserError
 from ssp_jax.processes import is_first, start
 
@@ -28,6 +31,12 @@ _LOGGERS = ("ssp_jax", "tfds_builders")
 # ml_collections and absl raise plain errors, some with a traceback inside the message, for
 # misspelt or mistyped overrides and for what a config file itself refuses.
 _MISTAKES = (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError)
+
+_NO_WRITING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
+_GO_ON = "Once there is room or permission, the same command goes on from the last checkpoint"
 
 
 def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
@@ -73,6 +82,35 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     # absl takes it from __main__, which of an installed command is not the command's module.
     sys.modules["__main__"].__doc__ = doc
     app.run(main, flags_parser=parse_flags)
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """A `UserError` or a full disk becomes one line and exit status 1, SIGTERM its own status."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except preemption.Preempted:
+        _exit_preempted()
+    except OSError as error:
+        if preemption.came():
+            _exit_preempted()
+        if error.errno not in _NO_WRITING:
+            raise
+        where = f"{error.filename}: cannot be written" if error.filename else "cannot write"
+        print(f"error: {where} ({error.strerror}). {_GO_ON}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        if not preemption.came():  # which ends worker processes, too
+            raise
+        _exit_preempted()
+
+
+def _exit_preempted() -> None:
+    print(preemption.STOPPED, file=sys.stderr)
+    sys.exit(preemption.EXIT_STATUS)
 
 
 def start_processes() -> None:

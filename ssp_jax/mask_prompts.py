@@ -12,10 +12,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.checksums import array_checksums
 from ssp_jax.data.mask_store import MaskStore, open_store
 from ssp_jax.errors import UserError
 from ssp_jax.processes import gather_rows, in_turn, is_first
@@ -46,7 +47,8 @@ class Stage1Masks:
     @functools.cached_property
     def model_id(self) -> str:
         """Changes with any bit of the parameters."""
-        return f"{int(_checksum(self.params)):08x}-{int(_checksum(self.params, 7)):08x}"
+        sums = json.dumps(array_checksums(self.params), sort_keys=True)
+        return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
     def store(self, words: str, sounds: str) -> MaskStore:
         """The masks of 'benchmark:split' words under `sounds` (see `eval_batches`), complete.
@@ -58,13 +60,15 @@ class Stage1Masks:
             "data": source.fingerprint(),
             "words": words,
             "sounds": sounds,
-            "seed": self.stage.config.seed if sounds == "foreign" else None,
+            "seed": self.stage.config.seed if sounds in ("noise", "foreign") else None,
             "frame_size": self.stage.spec.frame_size,
             "size": self.size,
             "model": self.model_id,
             "reads": self.stage.reads(),
             "trained_in": str(self.stage.folder),
         }
+        if sounds == "foreign":
+            facts["off_screen"] = True  # unlike those of earlier versions
         known = {key: value for key, value in facts.items() if key != "trained_in"}
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{words.replace(':', '-')}-{sounds}"[:100] + f"-{digest}"
@@ -107,16 +111,18 @@ class Stage1Masks:
     def _soft_masks(self):
         scores = self.stage.make_predict(self.size)
 
-        @jax.jit
-        def to_bytes(scores):
-            silent, sounding = scores[:, 0], scores[:, 1]
-            share = sounding / jnp.maximum(silent + sounding, 1e-12)
-            return jnp.round(255 * share).astype(jnp.uint8)
-
         def predict(params: dict, batch: AVBatch) -> jax.Array:
-            return to_bytes(scores(params, batch))
+            return soft_masks(scores(params, batch))
 
         return predict
+
+
+@jax.jit
+def soft_masks(scores: Float[Array, "N 2 h w"]) -> UInt8[Array, "N h w"]:
+    """Stage 1's class scores as it prompts stage 2, see `Stage1Masks`: 0..255 for 0..1."""
+    silent, sounding = scores[:, 0], scores[:, 1]
+    share = sounding / jnp.maximum(silent + sounding, 1e-12)
+    return jnp.round(255 * share).astype(jnp.uint8)
 
 
 def prompt_by(
@@ -139,15 +145,3 @@ def _check_seen(store: MaskStore, num_clips: int) -> None:
             f"{store.folder}: process {jax.process_index()} does not find there what process 0 "
             "wrote. Name a --config.prepared_dir that all of the run's machines share"
         )
-
-
-@functools.partial(jax.jit, static_argnames="seed")
-def _checksum(params: dict, seed: int = 0) -> jax.Array:
-    """Sum over all bits in whole numbers: the same for any sharding and order of addition."""
-    total = jnp.uint32(seed)
-    for number, leaf in enumerate(jax.tree.leaves(params)):
-        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
-        place = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761)
-        place += jnp.uint32(number * 40503 + seed)
-        total += jnp.sum((bits ^ place) * (place | 1), dtype=jnp.uint32)
-    return total

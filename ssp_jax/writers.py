@@ -16,15 +16,17 @@ class MetricsWriter:
     each step once.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int = 0):
+    def __init__(self, folder: Path, *, resume_step: int = 0, evaluated: bool = True):
+        """`evaluated`: False where the evaluation of `resume_step` will be done again, too."""
         self._events = None
         if not is_first():
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step(line) is not None]
-            kept = [line for line in kept if _step(line) <= resume_step]
+            last = resume_step, resume_step if evaluated else resume_step - 1
+            lines = self._path.read_text().splitlines()
+            kept = [line for line in lines if _is_kept(line, *last)]
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(self._path)
@@ -48,9 +50,11 @@ class MetricsWriter:
             self._events.close()
 
 
-def _step(line: str) -> int | None:
+def _is_kept(line: str, last_step: int, last_evaluation: int) -> bool:
     # A line cut off by a crash is not JSON; it is dropped.
     try:
-        return int(json.loads(line)["step"])
+        numbers = json.loads(line)
+        evaluation = any(name.startswith("val/") for name in numbers)
+        return int(numbers["step"]) <= (last_evaluation if evaluation else last_step)
     except (ValueError, KeyError, TypeError):
-        return None
+        return False

@@ -21,7 +21,7 @@ from ssp_jax.clip_tokens import (
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
-from ssp_jax.flow.estimators import make_estimator
+from ssp_jax.flow.estimators import Estimator, make_estimator
 from ssp_jax.flow.mask import flow_masks
 from ssp_jax.flow.store import FlowStore, add_flow, open_flow
 from ssp_jax.processes import in_turn
@@ -80,6 +80,17 @@ def check_companions(config: ConfigDict, benchmarks: Collection[str]) -> None:
         raise UserError("\n".join(problems))
 
 
+def flow_settings(config: ConfigDict) -> tuple[Estimator, int, dict[str, Any]]:
+    """What `config.flow` says: estimator, size of its flows, arguments of `flow.mask.flow_masks`.
+
+    Raises:
+      UserError: see `make_estimator`.
+    """
+    settings = config.flow.to_dict()
+    name, weights, size = (settings.pop(key) for key in ("estimator", "weights", "size"))
+    return make_estimator(name, weights or None), size, settings
+
+
 class Companions:
     """What lies beside the clips that 'benchmark:split' words name, each made once."""
 
@@ -102,11 +113,10 @@ class Companions:
           UserError: see `make_estimator`, `add_flow`, `open_flow`.
         """
         if words not in self._flow_masks:
-            settings = self._config.flow.to_dict()
-            name, weights, size = (settings.pop(key) for key in ("estimator", "weights", "size"))
+            estimator, size, settings = flow_settings(self._config)
             source = self._data.source(words)
-            in_turn(lambda: add_flow(source, make_estimator(name, weights or None), size=size))
-            masks = FlowMasks(open_flow(source, name), tuple(sorted(settings.items())))
+            in_turn(lambda: add_flow(source, estimator, size=size))
+            masks = FlowMasks(open_flow(source, estimator.name), tuple(sorted(settings.items())))
             self._flow_masks[words] = masks
         return self._flow_masks[words]
 

@@ -20,7 +20,7 @@ Predict = Callable[[dict, AVBatch], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationEvaluator:
-    """mIoU and F-score of one task; `run` yields (name, value).
+    """mIoU, F-score and share of activated pixels of one task; `run` yields (name, value).
 
     Attributes:
       binary: S4/MS3's metrics on (background, object) scores, else AVSS's on label maps.
@@ -73,7 +73,9 @@ class SegmentationEvaluator:
         return SemanticState.from_stats(counts, batch.clip, batch.second)
 
     def results(self, state: BinaryState | SemanticState) -> Iterator[tuple[str, float]]:
-        """(name, value) of what the protocol reports, fractions 0..1, of all processes."""
+        """(name, value) of what the protocol reports, and the share of activated pixels; 0..1, of
+        all processes."""
         result = state.compute(self.protocol)
         yield "miou", result.miou
         yield "fscore", result.fscore
+        yield "activated", result.activated
