@@ -58,6 +58,8 @@ def test_dtypes_are_those_of_the_contract(train):
     batch = take(train_batches(train, spec, batch_size=2, seed=0, beside=beside), 1)[0]
     fake = fake_batch(reference=True, flow_mask=True, text_length=4, visual_tokens=(2, 2, 3))
     for field in dataclasses.fields(AVBatch):
+        if field.name == "backbone":  # stands for frames, see test_kept_features.py
+            continue
         expected = getattr(fake, field.name).dtype
         assert getattr(batch, field.name).dtype == expected, field.name
 
