@@ -8,12 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
 from ssp_jax.processes import start
 from ssp_jax.run import run
+from ssp_jax.sharding import make_mesh, put_batch
 from tests.tiny_run import get_config
+from tests.two_processes import BATCH, STEP, evaluator, scores_of, states
 
 slow = pytest.mark.skipif(
     os.environ.get("SSP_JAX_SLOW") != "1", reason="seven minutes on two cores: SSP_JAX_SLOW=1"
@@ -55,13 +61,22 @@ def _by_slurm(number, port):
 
 
 def _in_two_processes(folder, *arguments, started=_by_flags):
-    """[(exit status, standard error) of process 0, of process 1] of `python -m ssp_jax.main`."""
-    logs = [(folder / f"process{number}.log").open("w+") for number in range(2)]
-    running, port = [], _free_port()
-    for number, log in enumerate(logs):
+    """[(exit status, output) of process 0, of process 1] of `python -m ssp_jax.main`."""
+    port, commands = _free_port(), []
+    for number in range(2):
         flags, variables = started(number, port)
-        command = [sys.executable, "-m", "ssp_jax.main", *flags, *arguments]
-        running.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=log))
+        commands.append((["-m", "ssp_jax.main", *flags, *arguments], variables))
+    return _both(folder, commands)
+
+
+def _both(folder, commands):
+    """[(exit status, output)] of Python with these arguments and environment variables."""
+    logs = [(folder / f"process{number}.log").open("w+") for number in range(2)]
+    running = []
+    for (arguments, variables), log in zip(commands, logs, strict=True):
+        output = {"stdout": log, "stderr": subprocess.STDOUT}
+        command, environment = [sys.executable, *arguments], os.environ | variables
+        running.append(subprocess.Popen(command, cwd=ROOT, env=environment, **output))
     try:
         statuses = [process.wait(900) for process in running]
     finally:
@@ -148,6 +163,34 @@ def test_a_checkpoint_of_two_processes_is_taken_up_by_one_and_back(runs):
             done = _train_in_two(workdir, prepared, "--config.stages=avs")
             assert "going on at step 2" in done[0][1]
         _assert_close(_losses(workdir, "avs"), before)
+
+
+def test_what_two_processes_share(tmp_path):
+    mesh = make_mesh()
+    maker = states(mesh)
+    state = maker.restart(jnp.int32(STEP), maker.new(jax.random.key(1)).params)
+    checkpoints = Checkpoints(tmp_path / "one")
+    checkpoints.save(state, {"next_batch": STEP})
+    checkpoints.close()
+    port = _free_port()
+    arguments = [["-m", "tests.two_processes", str(n), str(port), str(tmp_path)] for n in range(2)]
+    done = _both(tmp_path, [(one, {"JAX_NUM_CPU_DEVICES": "1"}) for one in arguments])
+    assert [status for status, _ in done] == [0, 0], done
+    placed = put_batch(mesh, BATCH)
+    scored = evaluator().score(scores_of(placed), placed, BATCH)
+    line = f"scores {dict(evaluator().results(scored))}"
+    for number, (_, text) in enumerate(done):
+        assert line in text
+        assert f"done 2 {number == 0}" in text
+    checkpoints = Checkpoints(tmp_path / "two")
+    taken, progress = checkpoints.restore(lambda step: maker)
+    best = checkpoints.restore_best(maker.shapes.params, maker.shardings.params)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, taken, state)
+    jax.tree.map(np.testing.assert_array_equal, best, state.params)
+    assert progress["next_batch"] == STEP
+    lines = (tmp_path / "metrics/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": STEP, "process": 0.0}]
 
 
 @pytest.mark.parametrize("started", [_by_flags, _by_slurm])
