@@ -54,7 +54,7 @@ def test_the_commands_work_from_an_empty_folder(commands, tmp_path):
     assert not list(tmp_path.iterdir())
     done = _run([commands / "ssp-jax-prepare", "--benchmark=builtin_tiny"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "builtin_tiny: train" in done.stdout
+    assert "builtin: train_v1s 6" in done.stdout
 
 
 def test_every_command_is_there(commands):

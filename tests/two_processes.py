@@ -77,7 +77,7 @@ def main(number: int, port: int, folder: Path) -> None:
     assert not taken.params["wide"].is_fully_addressable
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), taken.params, expected)))
     two.save_best(STEP, taken.params, 0.5)
-    two.save(taken, progress)
+    two.save(taken, {"next_batch": progress["next_batch"]})
     two.close()
     one.close()
     writer = MetricsWriter(folder / "metrics")
