@@ -6,7 +6,7 @@ import functools
 import numpy as np
 from tiny_clips import CLASS_NAMES, SOUND_NAMES, take
 
-from ssp_jax.batch import AVBatch, fake_batch
+from ssp_jax.batch import BACKBONE, AVBatch, fake_batch
 from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches, train_batches
 from ssp_jax.data.reader import Beside, FrameCache, FrameReader, ReadSpec
@@ -58,7 +58,7 @@ def test_dtypes_are_those_of_the_contract(train):
     batch = take(train_batches(train, spec, batch_size=2, seed=0, beside=beside), 1)[0]
     fake = fake_batch(reference=True, flow_mask=True, text_length=4, visual_tokens=(2, 2, 3))
     for field in dataclasses.fields(AVBatch):
-        if field.name == "backbone":  # stands for frames, see test_kept_features.py
+        if field.name in BACKBONE:  # stand for frames, see test_kept_features.py
             continue
         expected = getattr(fake, field.name).dtype
         assert getattr(batch, field.name).dtype == expected, field.name
