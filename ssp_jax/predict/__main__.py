@@ -137,8 +137,7 @@ def _predict(predictor: Predictor, path: Path, out: Path, texts: Texts, checkpoi
                 for second in predictor.predict(video.clips(), texts):
                     writer.add(second)
                     bar.update()
-            if writer.seconds:
-                _check_end(video)
+            _check_end(video)
             facts = {
                 "video": path.name,
                 "size": video.size,
