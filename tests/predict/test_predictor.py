@@ -35,7 +35,7 @@ def native(subset):
 
 
 def test_predictions_are_those_of_an_evaluation(trained):
-    workdir, stages, params = trained
+    _, stages, params = trained
     prompt_by(stages["avs"], params["avs"], stages["avss"], uses=())
     stage = stages["avss"]
     source = stage.data.source(WORDS)
@@ -46,9 +46,7 @@ def test_predictions_are_those_of_an_evaluation(trained):
             scores = np.asarray(stage.predict(params["avss"], stage.put(batch)))
             for slot in np.flatnonzero(np.isin(batch.clip, firsts)):
                 evaluated[int(batch.clip[slot])][int(batch.second[slot])] = scores[slot]
-    predictor = Predictor.from_run(workdir)
-    assert (predictor.stage_name, predictor.reads_texts) == ("avss", True)
-    assert predictor.class_names == stage.class_names
+    predictor = Predictor({name: (stages[name], params[name]) for name in ("avs", "avss")})
     for subset, index in zip(("v2", "v1m"), firsts, strict=True):
         frames, waveform, texts = native(subset)
         (whole,) = cut(frames, waveform)
@@ -70,6 +68,17 @@ def test_predictions_are_those_of_an_evaluation(trained):
         predictor.scores(next(cut(frames[::-1], waveform)), texts),
     ):
         assert np.abs(changed - expected).max() > 1e-5
+
+
+def test_a_run_is_found_as_it_was_trained(trained):
+    workdir, stages, params = trained
+    predictor = Predictor.from_run(workdir)
+    assert (predictor.stage_name, predictor.reads_texts) == ("avss", True)
+    assert predictor.class_names == stages["avss"].class_names
+    for name, (stage, found) in predictor._stages.items():
+        assert stage.spec == stages[name].spec
+        assert stage.reads()["premask"]
+        jax.tree.map(np.testing.assert_array_equal, found, params[name])
 
 
 def test_what_sounds_is_described():
