@@ -36,6 +36,9 @@ _ROWS = flags.DEFINE_list(
 )
 _FRAMES = flags.DEFINE_integer("frames", 5, "Frames of a batch.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed turns of each, after one that is not.", 1)
+_KEPT = flags.DEFINE_bool(
+    "kept_features", True, "Phase 1 reads what the frozen encoder makes of the frames."
+)
 _WORKER = flags.DEFINE_string("worker", None, "project or peer: one side of a row, by stdin.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where the sides of a forward pass meet.")
 
@@ -46,6 +49,7 @@ class Side:
     def __init__(self, side: str, row: str, folder: str):
         command = [sys.executable, "-m", "benchmarks.against_pytorch", f"--worker={side}"]
         command += [f"--rows={row}", f"--frames={_FRAMES.value}", f"--folder={folder}"]
+        command += [f"--kept_features={_KEPT.value}"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -86,15 +90,18 @@ def _project(row: str, folder: Path):
         outputs = compiled(*arguments)
         np.savez(folder / "project.npz", **{k: np.asarray(v) for k, v in outputs.items()})
         return lambda: jax.block_until_ready(compiled(*arguments)), seconds
-    setup = full_size_step(*row.split(":"), frames=_FRAMES.value)
+    stage, phase = row.split(":")
+    # In phase 1 the encoder is frozen: a run with config.data.kept_features computes it once.
+    kept = phase == "phase1" and _KEPT.value
+    setup = full_size_step(stage, phase, frames=_FRAMES.value, kept_features=kept)
     state = setup.state
     start = time.perf_counter()
-    compiled = setup.step.lower(state, setup.batch, setup.key).compile()
+    compiled = setup.step.lower(state, setup.batch, setup.key, 0).compile()
     seconds = time.perf_counter() - start
 
     def run():
         nonlocal state
-        state, scalars = compiled(state, setup.batch, setup.key)
+        state, scalars = compiled(state, setup.batch, setup.key, int(state.step))
         jax.block_until_ready(state)
         return float(scalars["loss"])
 

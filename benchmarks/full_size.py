@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from configs import avss
 from ssp_jax.batch import AVBatch, fake_batch
+from ssp_jax.kept_features import feature_shapes
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.ssp import SSP
 from ssp_jax.models.vggish import EMBEDDING
@@ -29,7 +31,7 @@ _CLASSES = {"avs": 2, "avss": 71}
 
 @dataclasses.dataclass(frozen=True)
 class FullSizeStep:
-    """`step(state, batch, key)`, and what to call it with."""
+    """`step(state, batch, key, state.step)`, and what to call it with."""
 
     step: Callable
     state: TrainState
@@ -83,6 +85,8 @@ def full_size_step(
     frame_size: int = FRAME_SIZE,
     num_queries: int | None = None,
     remat: bool = False,
+    kept_features: bool = False,
+    mesh: Mesh | None = None,
 ) -> FullSizeStep:
     """The step of a stage of `configs/avss.py`.
 
@@ -90,6 +94,8 @@ def full_size_step(
       name: 'avs' (2 classes) or 'avss' (71). phase_name: 'phase1', 'phase2' or 'all'.
       kind: of the config. size: of ssp_jax/models/sizes.py. frames: of a batch.
       num_queries: instead of the config's.
+      kept_features: the batch holds what the encoder makes of its frames.
+      mesh: of devices that need not be there: state, batch and key are shapes, to compile for.
     """
     config = avss.get_config(kind)
     config.init_from = "random weights serve here"
@@ -119,7 +125,7 @@ def full_size_step(
         )
 
     graphdef, init = split_model(make_model)
-    mesh = make_mesh()
+    described, mesh = mesh is not None, mesh or make_mesh()
     phases = make_phases(config, name, init, mesh)
     phase = next(p for p in phases if phase_name in (p.plan.name or "all"))
     loss = make_loss(
@@ -138,9 +144,16 @@ def full_size_step(
         flow_mask=stage.prompt.premask,
         text_length=config.texts.max_length if config.model.vta else 0,
         visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
+        backbone=feature_shapes(graphdef, phase.states.shapes.params, frame_size)
+        if kept_features
+        else None,
     )
+    step = make_train_step(loss, phase.tx, mesh, phase.states.shardings, phase.trained)
+    if described:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return FullSizeStep(step, phase.states.shapes, jax.eval_shape(lambda: batch), key)
     return FullSizeStep(
-        make_train_step(loss, phase.tx, mesh, phase.states.shardings, phase.trained),
+        step,
         phase.states.new(jax.random.key(0)),
         put_batch(mesh, batch),
         jax.random.key(0),

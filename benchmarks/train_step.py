@@ -28,6 +28,7 @@ _KIND = flags.DEFINE_enum(
     "kind", "aavs", ["aavs", "base"], "AAVS, or SSP as configs/avss.py has it."
 )
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute layers in the backward pass.")
+_KEPT = flags.DEFINE_bool("kept_features", False, "Batches hold what the encoder makes of frames.")
 _ROW = flags.DEFINE_string("row", None, "One row as stage,phase,dtype, in this process.")
 
 
@@ -41,14 +42,15 @@ def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
         dtype=dtype,
         frames=_FRAMES.value,
         remat=_REMAT.value,
+        kept_features=_KEPT.value,
     )
     state, batch, key = setup.state, setup.batch, setup.key
     start = time.perf_counter()
-    compiled = setup.step.lower(state, batch, key).compile()
+    compiled = setup.step.lower(state, batch, key, 0).compile()
     compile_seconds, seconds = time.perf_counter() - start, []
-    for _ in range(_STEPS.value + 1):
+    for number in range(_STEPS.value + 1):
         start = time.perf_counter()
-        state, scalars = compiled(state, batch, key)
+        state, scalars = compiled(state, batch, key, number)
         value = float(scalars["loss"])
         seconds.append(time.perf_counter() - start)
         if not np.isfinite(value):
@@ -78,6 +80,7 @@ def main(argv):
                 command += [f"--row={stage},{phase},{dtype}", f"--frames={frames}"]
                 command += [f"--steps={_STEPS.value}", f"--size={_SIZE.value}"]
                 command += [f"--remat={_REMAT.value}", f"--kind={_KIND.value}"]
+                command += [f"--kept_features={_KEPT.value}"]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     print(f"| {stage} | {phase} | {dtype} | failed: {done.stderr[-300:]!r} |")

@@ -1,6 +1,7 @@
 """The contract between data and model: one batch of frames."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ PROMPTS = (
     "text_mask",
     "visual_tokens",
 )
+BACKBONE = ("backbone_4", "backbone_8", "backbone_16", "backbone_32")
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +51,10 @@ class AVBatch:
         True at tokens, False at padding.
       visual_tokens: CLIP's of the frame, g x k of width E, row by row (method 4.5); float16, to
         spare memory. 0 where not annotated.
+
+    And, in a training whose encoder is frozen, what it makes of the frames may be given, which then
+    are not read and all 0:
+      backbone_4 .. backbone_32: its maps of these strides, in the precision they are kept in.
     """
 
     frames: UInt8[Array, "N H W 3"]
@@ -67,11 +73,20 @@ class AVBatch:
     text_types: Int[Array, "N L"] | None = None
     text_mask: Bool[Array, "N L"] | None = None
     visual_tokens: Float[Array, "N g k E"] | None = None
+    backbone_4: Float[Array, "N h4 w4 C"] | None = None
+    backbone_8: Float[Array, "N h8 w8 2*C"] | None = None
+    backbone_16: Float[Array, "N h16 w16 4*C"] | None = None
+    backbone_32: Float[Array, "N h32 w32 8*C"] | None = None
 
     def normalised(self) -> Float[Array, "N H W 3"]:
-        """Frames as float32 with ImageNet mean and deviation (method 3.5)."""
-        scaled = self.frames.astype(jnp.float32) / 255.0
-        return (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+        """Frames as `normalised_frames`."""
+        return normalised_frames(self.frames)
+
+    def backbone(self) -> list[Array] | None:
+        """The encoder's maps as float32, where the batch has them."""
+        if self.backbone_4 is None:
+            return None
+        return [getattr(self, name).astype(jnp.float32) for name in BACKBONE]
 
     def prompts(self) -> dict[str, Array]:
         """The prompts that the batch has, as keyword arguments of `SSP`.
@@ -89,6 +104,12 @@ class AVBatch:
         return prompts
 
 
+def normalised_frames(frames: UInt8[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
+    """As float32 with ImageNet mean and deviation (method 3.5)."""
+    scaled = frames.astype(jnp.float32) / 255.0
+    return (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+
+
 def fake_batch(
     num_frames: int = 4,
     *,
@@ -100,12 +121,13 @@ def fake_batch(
     flow_mask: bool = False,
     text_length: int = 0,
     visual_tokens: tuple[int, int, int] | None = None,
+    backbone: Sequence[tuple[int, int, int]] | None = None,
     seed: int = 0,
 ) -> AVBatch:
     """A random, valid batch (host arrays) with one rectangle of a random class per frame.
 
     The reference, where asked for, is the rectangle; the flow mask its left half of the image.
-    `visual_tokens`: (g, k, E).
+    `visual_tokens`: (g, k, E). `backbone`: (h, w, C) of each of the four maps.
     """
     rng = np.random.default_rng(seed)
     labels = np.zeros((num_frames, label_size, label_size), np.uint8)
@@ -129,6 +151,9 @@ def fake_batch(
         prompts["text_types"] = (place >= lengths // 2).astype(np.int32)
     if visual_tokens:
         prompts["visual_tokens"] = rng.normal(size=(num_frames, *visual_tokens)).astype(np.float16)
+    if backbone:
+        for name, shape in zip(BACKBONE, backbone, strict=True):
+            prompts[name] = rng.normal(size=(num_frames, *shape)).astype(np.float32)
     return AVBatch(
         **prompts,
         frames=rng.integers(0, 256, (num_frames, frame_size, frame_size, 3), dtype=np.uint8),

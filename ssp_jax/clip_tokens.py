@@ -4,25 +4,23 @@
 (A, g, g, E). A frame takes 2 g g E bytes: 301 KB with ViT-B/16 (14 x 14 x 768).
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import io
 import itertools
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
+from ssp_jax.data.frame_walk import Encoder, annotated_frames, encode_frames
 from ssp_jax.data.source_store import Records, SourceStore
 from ssp_jax.data.sources import ClipSource
-from ssp_jax.data.transforms import decode_frame
 from ssp_jax.errors import UserError
 from ssp_jax.models.clip_vision import ClipVision, clip_input
 from ssp_jax.weights import clip_vision
@@ -38,9 +36,6 @@ HOW_TO_GET = (
 )
 _FORMAT = 1
 _KIND = ("clip_vision", "CLIP's image encoder", clip_vision.shapes)
-
-# Of a batch of frames of the encoder's size, to its tokens.
-Encoder = Callable[[UInt8[np.ndarray, "N s s 3"]], Float[np.ndarray, "N g g E"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +96,14 @@ def add_clip_tokens(
 
     def records(part, first: int) -> Iterator[bytes]:
         counts = part.table().num_annotated[first:].tolist()
-        tokens = _tokens(_frames(part, first), make(), size, batch_size)
+        tokens = encode_frames(
+            annotated_frames(part, first),
+            make(),
+            size=size,
+            batch_size=batch_size,
+            # Here and not in `clip_input`: frames come in many sizes.
+            resample=Image.Resampling.BICUBIC,
+        )
         for index, count in enumerate(counts, first):
             record = np.array(list(itertools.islice(tokens, count)), np.float16)
             if not np.isfinite(record).all():
@@ -145,30 +147,6 @@ def make_encoder(weights: Path) -> Encoder:
         return tokens[:, 1:].reshape(len(frames), side, side, -1).astype("float16")
 
     return lambda frames: np.asarray(encode(params, frames))
-
-
-def _frames(part, first: int) -> Iterator[tuple[bytes, str]]:
-    """Annotated frames of the clips from `first` on, and where each is."""
-    for index in range(first, len(part)):
-        clip = part[index]
-        for second, encoded in enumerate(clip.frames[: len(clip.labels)]):
-            yield encoded, f"{clip.where}: clip {clip.uid}, frame {second}"
-
-
-def _tokens(
-    frames: Iterator[tuple[bytes, str]], encoder: Encoder, size: int, batch_size: int
-) -> Iterator[Float[np.ndarray, "g g E"]]:
-    """Of each frame, in order; always `batch_size` go through the encoder, which compiles once."""
-
-    def decode(frame):
-        # Here and not in `clip_input`: frames come in many sizes.
-        return decode_frame(frame[0], size, where=frame[1], resample=Image.Resampling.BICUBIC)
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
-        while batch := list(itertools.islice(frames, batch_size)):
-            filled = np.zeros((batch_size, size, size, 3), np.uint8)
-            filled[: len(batch)] = list(executor.map(decode, batch))
-            yield from encoder(filled)[: len(batch)]
 
 
 def _encode(tokens: Float[np.ndarray, "A g g E"]) -> bytes:

@@ -37,6 +37,11 @@ class Phase:
     trained: frozenset[str]
     states: StateMaker
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether any parameter of the network's encoder changes."""
+        return any(name.startswith("network/encoder/") for name in self.trained)
+
 
 # config.<stage>.optim.bert -> what of BERT trains, ahead of all other rates.
 BERT_RATES = {

@@ -13,6 +13,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.init_from import read_weights
 from ssp_jax.phases import plan_phases
 from ssp_jax.stage import Stage
+from ssp_jax.stage_training import train_stage
 from tests.tiny_run import get_config
 
 
@@ -102,7 +103,7 @@ def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_pat
         original(self, state, data_state)
 
     monkeypatch.setattr(Checkpoints, "save", keep)
-    stage.train()
+    train_stage(stage)
     block = after[2]["encoder"]["stages"][0]["blocks"][0]
     frozen = before["network/encoder/stages/0/blocks/0/mlp_in/kernel"]
     np.testing.assert_array_equal(block["mlp_in"]["kernel"], frozen)
@@ -121,8 +122,48 @@ def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_pat
     # Killed at the end of the first phase: the second starts from the best of it all the same.
     monkeypatch.setattr(Checkpoints, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        make_stage(config, tmp_path / "killed").train()
+        train_stage(make_stage(config, tmp_path / "killed"))
     monkeypatch.setattr(Checkpoints, "save", keep)
     uninterrupted = after[4]
-    make_stage(config, tmp_path / "killed").train()
+    train_stage(make_stage(config, tmp_path / "killed"))
     jax.tree.map(np.testing.assert_array_equal, uninterrupted, after[4])
+
+
+def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, caplog):
+    config = aavs_config(prepared, start)
+    config.avs.val, config.avs.eval_every = {}, 1
+    config.data.augment.update(dict.fromkeys(("flip", "brightness", "contrast", "saturation"), 0.0))
+    config.data.augment.scale = (1.0, 1.0)
+    original, saved = Checkpoints.save, {}
+
+    def keep(self, state, data_state):
+        saved[int(state.step)] = jax.device_get(state.params), data_state
+        original(self, state, data_state)
+        if int(state.step) == killed_at:
+            self.wait()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", keep)
+    killed_at = None
+    train_stage(make_stage(config, tmp_path / "plain"))
+    plain = saved.copy()
+    saved.clear()
+    config.data.kept_features, killed_at = "float32", 1
+    frames = []
+    put = Stage.put
+    monkeypatch.setattr(Stage, "put", lambda self, b: frames.append(b.frames.any()) or put(self, b))
+    # Killed in the middle of the first phase.
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(make_stage(config, tmp_path / "kept"))
+    killed_at = None
+    with caplog.at_level("INFO"):
+        train_stage(make_stage(config, tmp_path / "kept"))
+    assert frames == [False, False, True, True]
+    assert ": 0 to compute" in caplog.text
+    assert "avs phase2 trains the encoder: reads no kept features" in caplog.text
+    assert sorted(saved) == sorted(plain) == [1, 2, 3, 4]
+    for step, (params, data_state) in saved.items():
+        assert data_state == plain[step][1]
+        jax.tree.map(
+            lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), params, plain[step][0]
+        )

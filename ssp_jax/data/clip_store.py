@@ -1,8 +1,8 @@
 """One record of bytes for every clip of a data set: written once, in order; read in any order.
 
-A folder of ArrayRecord shards (which compress by themselves) and a note of what the records were
-made from. A shard is renamed into place when it is whole, so writing goes on where it was
-interrupted.
+A folder of ArrayRecord shards (which compress by themselves, unless told not to) and a note of what
+the records were made from. A shard is renamed into place when it is whole, so writing goes on where
+it was interrupted.
 """
 
 import contextlib
@@ -32,6 +32,9 @@ class ClipStore:
       folder: of the shards. num_clips: of the source. clips_per_shard: what an interruption can
         lose; never change it for a folder.
       what: the records, in messages. remedy: what to do where one cannot be read.
+      unit: what has a record, in messages: a clip; or a frame, to which then applies what is said
+        of clips here.
+      compressed: False for records that compressing would not make smaller.
     """
 
     folder: Path
@@ -39,6 +42,8 @@ class ClipStore:
     clips_per_shard: int
     what: str
     remedy: str
+    unit: str = "clip"
+    compressed: bool = True
 
     def _shard(self, number: int) -> Path:
         return self.folder / f"{number:05d}.array_record"
@@ -51,18 +56,31 @@ class ClipStore:
         return self.num_clips
 
     def write(self, records: Iterable[bytes]) -> None:
-        """Add clips in order, from `next_clip` on; a shard appears when it is whole."""
+        """Add clips in order, from `next_clip` on; a shard appears when it is whole.
+
+        Raises:
+          UserError: the disk is full.
+        """
         clip, writer, temporary = self.next_clip(), None, None
         self.folder.mkdir(parents=True, exist_ok=True)
         for record in records:
             if writer is None:
                 target = self._shard(clip // self.clips_per_shard)
                 temporary = target.with_suffix(".tmp")
-                writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-            writer.write(record)
+                options = "group_size:1" + ("" if self.compressed else ",uncompressed")
+                writer = array_record_module.ArrayRecordWriter(str(temporary), options)
             clip += 1
-            if clip % self.clips_per_shard == 0 or clip == self.num_clips:
-                writer.close()
+            whole = clip % self.clips_per_shard == 0 or clip == self.num_clips
+            try:
+                writer.write(record)
+                if whole:
+                    writer.close()
+            except RuntimeError as error:
+                raise UserError(
+                    f"{temporary}: cannot be written ({error}). What was finished is kept; once "
+                    "there is room, the same command goes on"
+                ) from error
+            if whole:
                 temporary.replace(target)
                 writer = None
 
@@ -84,7 +102,7 @@ class ClipStore:
         # The last one is Pillow's, for a broken PNG header.
         except (RuntimeError, IndexError, ValueError, OSError, EOFError, SyntaxError) as error:
             raise UserError(
-                f"{path}: {self.what} of clip {clip} cannot be read ({error}). {self.remedy}"
+                f"{path}: {self.what} of {self.unit} {clip} cannot be read ({error}). {self.remedy}"
             ) from error
 
     @contextlib.contextmanager

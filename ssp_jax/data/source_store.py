@@ -1,4 +1,4 @@
-"""Records of every clip of a source, made once and kept beside the prepared data.
+"""Records of every clip or annotated frame of a source, made once, kept beside the prepared data.
 
 `<version folder>/<name>/<split>/`, each a `ClipStore` with a note of what its records were made of.
 """
@@ -50,12 +50,17 @@ class Records:
     Attributes:
       name: of their folder. what: they are, in messages. clips_per_shard: see `ClipStore`.
       how: (version folder, split) -> how they are made, for messages: "run: COMMAND".
+      per_frame: of every annotated frame instead of every clip; numbered through a split, clip by
+        clip.
+      compressed: see `ClipStore`.
     """
 
     name: str
     what: str
     clips_per_shard: int
     how: Callable[[str, str], str]
+    per_frame: bool = False
+    compressed: bool = True
 
     def open(self, source: ClipSource) -> tuple[ClipStore, ...]:
         """The parts of a `SourceStore`, which `add` stored.
@@ -67,6 +72,8 @@ class Records:
         problems, first = [], None
         stores = tuple(self._store(part) for part in source.parts)
         for store, part in zip(stores, source.parts, strict=True):
+            if not store.num_clips:
+                continue  # nothing of it was ever written, nor a note
             note, how = read_note(store.folder), self.how(part.folder, part.split)
             if note is None:
                 problems.append(f"{store.folder}: no {self.what} here yet. To go on, {how}")
@@ -75,9 +82,10 @@ class Records:
             first = first or (store.folder, made)
             if note.get("data") != part.fingerprint():
                 problems.append(self._of_other_data(store, part))
-            elif (done := store.next_clip()) < len(part):
+            elif (done := store.next_clip()) < store.num_clips:
                 problems.append(
-                    f"{store.folder}: half written, {done} of {len(part)} clips. To go on, {how}"
+                    f"{store.folder}: half written, {done} of {store.num_clips} {store.unit}s. To "
+                    f"go on, {how}"
                 )
             elif differ := differences(made, first[1]):
                 problems.append(
@@ -103,7 +111,7 @@ class Records:
 
         Args:
           facts: what decides on the records besides the clips, as JSON values; noted.
-          make: (part of the source, clip) -> its records from that clip on, in order. Is not
+          make: (part of the source, number) -> its records from that one on, in order. Is not
             called where nothing lacks.
           progress: show a progress bar.
 
@@ -114,7 +122,7 @@ class Records:
             store = self._store(part)
             noted = {"data": part.fingerprint(), "split": part.split, **facts}
             self._check_note(store, part, noted)
-            if store.next_clip() == len(part):
+            if store.next_clip() == store.num_clips:
                 continue  # before any lock: a finished store may be read-only
             try:
                 with store.lock():
@@ -125,9 +133,9 @@ class Records:
                         tqdm(
                             make(part, first),
                             desc=f"{self.what} of {part.split}",
-                            unit="clip",
+                            unit=store.unit,
                             initial=first,
-                            total=len(part),
+                            total=store.num_clips,
                             disable=not progress,
                             mininterval=1.0,
                         )
@@ -138,11 +146,18 @@ class Records:
                     f"there is room or permission, {self.how(part.folder, part.split)}"
                 ) from error
 
+    def lacking(self, source: ClipSource) -> int:
+        """How many records `add` would make."""
+        stores = [self._store(part) for part in source.parts]
+        return sum(store.num_clips - store.next_clip() for store in stores)
+
     def _store(self, part) -> ClipStore:
         folder = Path(part.folder) / self.name / part.split
         remedy = f"Delete {folder} and {self.how(part.folder, part.split)}"
         what = f"the stored {self.what}"
-        return ClipStore(folder, len(part), self.clips_per_shard, what, remedy)
+        count = int(part.table().num_annotated.sum()) if self.per_frame else len(part)
+        unit = "frame" if self.per_frame else "clip"
+        return ClipStore(folder, count, self.clips_per_shard, what, remedy, unit, self.compressed)
 
     def _of_other_data(self, store: ClipStore, part) -> str:
         return (

@@ -204,6 +204,7 @@ class SSP(nnx.Module):
         text_types: Int[Array, "N L"] | None = None,
         text_mask: Bool[Array, "N L"] | None = None,
         visual_tokens: Float[Array, "N g k E"] | None = None,
+        backbone: Sequence[Float[Array, "N h w C"]] | None = None,
         audio_features: Float[Array, "N 128"] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Predict masks and classes of N frames, each with the sound of its second.
@@ -219,6 +220,8 @@ class SSP(nnx.Module):
           flow_mask: where it moves, in [0, 1], of the reference's size; needed with premask.
           text_ids, text_types, text_mask: the clip's texts, see `AVBatch`; needed with vta.
           visual_tokens: a grid of CLIP's tokens, needed with vta_visual 'clip'.
+          backbone: the encoder's four maps of the frames, if known: neither encoder nor frames are
+            then used.
 
         Returns:
           predictions: 'mask_logits' (N, Q, H/4, W/4), 'class_logits' (N, Q, K + 1), the last
@@ -240,7 +243,7 @@ class SSP(nnx.Module):
                 raise ValueError("give log_mel or audio_features")
             audio_features = self.audio_encoder(log_mel)
         audio = self.audio_projection(audio_features)
-        backbone = self.encoder(frames)
+        backbone = self.encoder(frames) if backbone is None else backbone
         mask_features, multi_scale = self.pixel_decoder(backbone)
         more = {}
         if hasattr(self, "vta"):
