@@ -80,24 +80,40 @@ def run(argv: Sequence[str] | None = None) -> int:
     _check_names(flags.videos, flags.out)
     names = [video.stem for video in flags.videos]
     texts = dict(zip(names, read_texts(flags.prompts, names), strict=True)) if flags.prompts else {}
-    predictor = _predictor(flags.checkpoint, flags.config, changes)
-    if predictor.reads_texts and not texts:
-        _LOG.warning("this network reads texts; without --prompts it is told nothing")
-    if texts and not predictor.reads_texts:
-        _LOG.warning("--prompts=%s: this network reads no texts", flags.prompts)
-    failed = []
-    for video in flags.videos:
+    todo, failed = _readable(flags.videos, flags.out)
+    if todo:
+        predictor = _predictor(flags.checkpoint, flags.config, changes)
+        _tell_about_texts(predictor, flags.prompts)
+    for video in todo:
+        pair, folder = texts.get(video.path.stem, NO_TEXTS), flags.out / video.path.stem
         try:
-            _predict(predictor, video, flags.out, texts.get(video.stem, NO_TEXTS), flags.checkpoint)
+            _predict(predictor, video, folder, pair, flags.checkpoint)
         except UserError as error:
-            failed.append(str(video))
-            print(f"error: {error}", file=sys.stderr)
+            _tell(error)
+            failed.append(video.path)
     if failed and len(flags.videos) > 1:
         print(
-            f"failed: {len(failed)} of {len(flags.videos)} videos: {', '.join(failed)}",
+            f"failed: {len(failed)} of {len(flags.videos)} videos: {', '.join(map(str, failed))}",
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _tell(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+
+
+def _readable(videos: Sequence[Path], out: Path) -> tuple[list[VideoReader], list[Path]]:
+    """Videos to predict, and those that cannot be: told before any network is built."""
+    todo, failed = [], []
+    for video in videos:
+        try:
+            check_new(out / video.stem)
+            todo.append(VideoReader(video))
+        except UserError as error:
+            _tell(error)
+            failed.append(video)
+    return todo, failed
 
 
 def _check_names(videos: Sequence[Path], out: Path) -> None:
@@ -125,9 +141,17 @@ def _predictor(checkpoint: str, config: str | None, changes: Sequence[str]) -> P
     return Predictor.from_run(checkpoint)
 
 
-def _predict(predictor: Predictor, path: Path, out: Path, texts: Texts, checkpoint: str) -> None:
-    folder = check_new(out / path.stem)
-    video = VideoReader(path)
+def _tell_about_texts(predictor: Predictor, prompts: str | None) -> None:
+    if predictor.reads_texts and not prompts:
+        _LOG.warning("this network reads texts; without --prompts it is told nothing")
+    if prompts and not predictor.reads_texts:
+        _LOG.warning("--prompts=%s: this network reads no texts", prompts)
+
+
+def _predict(
+    predictor: Predictor, video: VideoReader, folder: Path, texts: Texts, checkpoint: str
+) -> None:
+    path = video.path
     if not video.has_sound:
         _LOG.warning("%s: has no sound track; to the network it is silent", path)
     try:
@@ -137,8 +161,7 @@ def _predict(predictor: Predictor, path: Path, out: Path, texts: Texts, checkpoi
                 for second in predictor.predict(video.clips(), texts):
                     writer.add(second)
                     bar.update()
-            if writer.seconds:
-                _check_end(video)
+            _check_end(video)
             facts = {
                 "video": path.name,
                 "size": video.size,
@@ -180,7 +203,7 @@ def main() -> None:
     try:
         status = run()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(error)
         status = 1
     except KeyboardInterrupt:
         print("stopped: videos that are done are kept", file=sys.stderr)

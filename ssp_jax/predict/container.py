@@ -17,9 +17,13 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     """A media file, as a file: what is a playlist inside opens nothing else, here or elsewhere.
 
     Raises:
-      UserError: no media file, or one that is broken at its beginning.
+      UserError: not to be opened, no media file, or one that is broken at its beginning.
     """
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({reason(error)})") from error
+    with file:
         try:
             container = av.open(file, options={"protocol_whitelist": "none"})
         except _DAMAGE as error:

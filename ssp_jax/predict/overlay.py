@@ -102,12 +102,7 @@ def _write_names(ink: Frame, inked: np.ndarray, names: list[tuple[Sounding, tupl
         shade = colour(one.class_index)
         written = (0, 0, 0) if np.dot(shade, LUMA) > 140 else (255, 255, 255)
         canvas.rectangle((x, y, x + box_width - 1, y + box_height - 1), fill=shade)
-        canvas.text(
-            (x + margin, y + margin // 2),
-            one.name,
-            font=font,
-            fill=written,
-        )
+        canvas.text((x + margin, y + margin // 2), one.name, font=font, fill=written)
         inked[y : y + box_height, x : x + box_width] = 255
     ink[:] = np.asarray(image)
 
@@ -153,7 +148,7 @@ def write_overlay(
                 encoder.add(time, picture)
             encoder.finish(video.end)
     except av.FFmpegError as error:
-        raise UserError(f"{path}: the overlay cannot be written ({reason(error)})") from error
+        raise UserError(f"{video.path}: its overlay cannot be written ({reason(error)})") from error
 
 
 def _shown(video: VideoReader, count: int) -> Iterator[tuple[float, int, av.VideoFrame]]:

@@ -48,7 +48,8 @@ def samples(
                 piece = np.nan_to_num(part.to_ndarray())[:, early:]
                 early -= min(early, part.samples)
                 given += piece.shape[1]
-                yield rate, piece
+                if piece.size:
+                    yield rate, piece
 
 
 class SoundTrack:

@@ -2,21 +2,16 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from made_videos import beeps, grey, write_video
 from PIL import Image
 
-from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.predict import __main__ as predict_command
 from ssp_jax.predict.predictor import Sounding
 from ssp_jax.predict.reading import VideoReader
 from ssp_jax.predict.writing import spans
-from ssp_jax.run import keep_stage_facts, open_stages
-from ssp_jax.run_folder import check_workdir
 from tests.commands import runner
-from tests.tiny_run import get_config
 from tfds_builders.classes import palette
 
 
@@ -25,24 +20,8 @@ def command(monkeypatch, capsys):
     return runner("ssp_jax.predict", predict_command.main, monkeypatch, capsys)
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of stage avss alone, of two steps' worth: its network reads texts."""
-    folder = tmp_path_factory.mktemp("run")
-    config = get_config(str(folder / "prepared"))
-    config.stages, config.avss.prompt.source, config.model.vta = "avss", "heard", "joint"
-    stages = open_stages(config, folder)
-    check_workdir(config, folder)
-    keep_stage_facts(folder, stages)
-    stage = stages["avss"]
-    checkpoints = Checkpoints(stage.folder / "checkpoints")
-    checkpoints.save_best(1, stage.phases[0].states.new(jax.random.key(0)).params, 0.5)
-    checkpoints.close()
-    return folder
-
-
-def test_videos_are_marked_and_those_that_cannot_be_are_listed(command, workdir, tmp_path):
-    rng = np.random.default_rng(0)
+def test_videos_are_marked_and_those_that_cannot_be_are_listed(command, trained, tmp_path):
+    workdir, rng = trained[0], np.random.default_rng(0)
     noise = [rng.integers(0, 255, (90, 120, 3), np.uint8) for _ in range(12)]
     good = write_video(tmp_path / "good.mp4", noise, fps=4, sound=beeps(1.0, seconds=3))
     mute = write_video(tmp_path / "mute.mov", noise[:4], fps=4)
@@ -87,12 +66,11 @@ def test_videos_are_marked_and_those_that_cannot_be_are_listed(command, workdir,
     status, _, error = command(good, f"--checkpoint={workdir}", f"--out={out}")
     assert status == 1
     assert f"error: {out / 'good'}: exists already" in error
-    assert "without --prompts it is told nothing" in error
     assert (out / "good" / "sounding.json").read_bytes() == before
 
 
-def test_mistakes_are_one_line(command, workdir, tmp_path):
-    video = write_video(tmp_path / "a.mp4", [grey(9)] * 3)
+def test_mistakes_are_one_line(command, trained, tmp_path):
+    workdir, video = trained[0], write_video(tmp_path / "a.mp4", [grey(9)] * 3)
     other = tmp_path / "b" / "a.mkv"
     for arguments, message in (
         ((video, other, f"--checkpoint={workdir}"), "several videos are called a"),

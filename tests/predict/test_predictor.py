@@ -11,20 +11,16 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import avss
-from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
 from ssp_jax.mask_prompts import prompt_by
-from ssp_jax.models.vggish import EMBEDDING
 from ssp_jax.predict import Predictor
 from ssp_jax.predict.clips import cut
 from ssp_jax.predict.predictor import enlarged
 from ssp_jax.prompts.texts import NO_TEXTS
-from ssp_jax.run import keep_stage_facts, open_stages
-from ssp_jax.run_folder import check_workdir
+from ssp_jax.train_state import path_name
 from ssp_jax.weights import vggish
-from ssp_jax.weights.folder import save_weights
-from tests.tiny_run import get_config
-from tests.weights.weight_files import reference
+from ssp_jax.weights.folder import load_weights, save_weights
+from tests.weights.weight_files import assert_same_arrays, reference
 from tfds_builders.avs_builtin.clip import clip
 
 WORDS = "builtin_tiny:test_v2+builtin_tiny:test_v1m"
@@ -38,28 +34,8 @@ def native(subset):
     return np.stack(frames), example["waveform"], texts
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(workdir, stages, parameters) of a run with all of SSP, as if it had been trained."""
-    folder = tmp_path_factory.mktemp("predict")
-    config = get_config(str(folder / "prepared"), "ssp")
-    config.stages = "avs,avss"
-    config.avs.batch_size = config.avss.batch_size = 10
-    workdir = folder / "run"
-    stages = open_stages(config, workdir)
-    check_workdir(config, workdir)
-    keep_stage_facts(workdir, stages)
-    params = {}
-    for seed, (name, stage) in enumerate(stages.items()):
-        params[name] = stage.phases[0].states.new(jax.random.key(seed)).params
-        checkpoints = Checkpoints(stage.folder / "checkpoints")
-        checkpoints.save_best(1, params[name], 0.5)
-        checkpoints.close()
-    return workdir, stages, params
-
-
 def test_predictions_are_those_of_an_evaluation(trained):
-    workdir, stages, params = trained
+    _, stages, params = trained
     prompt_by(stages["avs"], params["avs"], stages["avss"], uses=())
     stage = stages["avss"]
     source = stage.data.source(WORDS)
@@ -70,9 +46,7 @@ def test_predictions_are_those_of_an_evaluation(trained):
             scores = np.asarray(stage.predict(params["avss"], stage.put(batch)))
             for slot in np.flatnonzero(np.isin(batch.clip, firsts)):
                 evaluated[int(batch.clip[slot])][int(batch.second[slot])] = scores[slot]
-    predictor = Predictor.from_run(workdir)
-    assert (predictor.stage_name, predictor.reads_texts) == ("avss", True)
-    assert predictor.class_names == stage.class_names
+    predictor = Predictor({name: (stages[name], params[name]) for name in ("avs", "avss")})
     for subset, index in zip(("v2", "v1m"), firsts, strict=True):
         frames, waveform, texts = native(subset)
         (whole,) = cut(frames, waveform)
@@ -80,13 +54,6 @@ def test_predictions_are_those_of_an_evaluation(trained):
         expected = np.stack([evaluated[index][second] for second in range(len(frames))])
         np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1))
         np.testing.assert_allclose(scores, expected, atol=1e-6)
-        # Everything that is read makes a difference.
-        for changed in (
-            predictor.scores(whole, NO_TEXTS),
-            predictor.scores(next(cut(frames, waveform[::-1])), texts),
-            predictor.scores(next(cut(frames[::-1], waveform)), texts),
-        ):
-            assert np.abs(changed - expected).max() > 1e-5
         # The same as floats, at the size of the frames, with what sounds.
         seconds = predictor(frames, waveform / np.float32(32768), 16_000, texts)
         for one, frame, score in zip(seconds, frames, scores, strict=True):
@@ -94,6 +61,24 @@ def test_predictions_are_those_of_an_evaluation(trained):
             np.testing.assert_array_equal(one.labels, enlarged(score, frame.shape[:2]))
             present = [index for index in np.unique(one.labels) if index]
             assert [sounding.class_index for sounding in one.sounding] == present
+    # Everything that is read makes a difference.
+    for changed in (
+        predictor.scores(whole, NO_TEXTS),
+        predictor.scores(next(cut(frames, waveform[::-1])), texts),
+        predictor.scores(next(cut(frames[::-1], waveform)), texts),
+    ):
+        assert np.abs(changed - expected).max() > 1e-5
+
+
+def test_a_run_is_found_as_it_was_trained(trained):
+    workdir, stages, params = trained
+    predictor = Predictor.from_run(workdir)
+    assert (predictor.stage_name, predictor.reads_texts) == ("avss", True)
+    assert predictor.class_names == stages["avss"].class_names
+    for name, (stage, found) in predictor._stages.items():
+        assert stage.spec == stages[name].spec
+        assert stage.reads()["premask"]
+        jax.tree.map(np.testing.assert_array_equal, found, params[name])
 
 
 def test_what_sounds_is_described():
@@ -190,13 +175,13 @@ def test_weights_of_aavs(aavs):
     before = ConfigDict(config)
     predictor = Predictor.from_weights(config, folders)
     assert predictor.class_names[70] == "woman"
-    assert EMBEDDING == 128
-    frames, waveform, _ = native("v1m")
-    (whole,) = cut(frames, waveform)
-    scores = predictor.scores(whole)
-    assert scores.shape == (5, 71, 224, 224)
-    assert np.isfinite(scores).all()
     assert config == before
+    # Each stage has its own of two weights of one name, and both have VGGish's.
+    vggish_params = load_weights(folder / "vggish")
+    for name, folder_of in (("avs", folders[0]), ("avss", folders[1])):
+        found = jax.tree_util.tree_leaves_with_path(predictor._stages[name][1])
+        found = {path_name(path): np.asarray(leaf) for path, leaf in found}
+        assert_same_arrays(found, load_weights(folder_of) | vggish_params)
     with pytest.raises(UserError, match=r"18 of the model's \d+ parameters are not there"):
         Predictor.from_weights(config, folders[:2])
     with pytest.raises(UserError, match="prompted with the masks of stage avs"):
