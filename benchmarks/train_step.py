@@ -13,19 +13,10 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 from absl import app, flags
-from flax import nnx
 
-from configs import avss
-from ssp_jax.batch import fake_batch
-from ssp_jax.kept_features import feature_shapes
-from ssp_jax.models.network import TrainedNetwork
-from ssp_jax.phases import make_phases
-from ssp_jax.sharding import make_mesh, put_batch
-from ssp_jax.train_state import split_model
-from ssp_jax.train_step import make_loss, make_train_step
+from benchmarks.full_size import full_size_step
 
 _STAGES = flags.DEFINE_list("stages", ["avs", "avss"], "avs: 2 classes, avss: 71.")
 _PHASES = flags.DEFINE_list("phases", ["phase1", "phase2", "all"], "What trains.")
@@ -43,66 +34,23 @@ _ROW = flags.DEFINE_string("row", None, "One row as stage,phase,dtype, in this p
 
 def measure(name: str, phase_name: str, dtype: str) -> dict[str, float]:
     """The row's numbers, for the process it runs in."""
-    config = avss.get_config(_KIND.value)
-    config.init_from = "random weights serve here"
-    config[name].phases = "all" if phase_name == "all" else "aavs"
-    stage, binary = config[name], name == "avs"
-    classes, prompted = 2 if binary else 71, stage.prompt.source != "none"
-
-    def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
-        return TrainedNetwork(
-            classes,
-            size=_SIZE.value,
-            num_queries=stage.num_queries,
-            num_sounds=0,
-            listen=stage.listen,
-            overrides={
-                "decoder_adapter": stage.decoder_adapter,
-                "mask_prompt": prompted,
-                "premask": stage.prompt.premask,
-                "own_reference": "self" if stage.prompt.source == "self" else "none",
-                "post_mask_head": stage.criterion.post_mask == "head",
-                "vta": config.model.vta or "none",
-                "vta_visual": config.model.vta_visual or "swin",
-                "bert_adapters": bool(config.model.bert_adapters),
-                "remat": _REMAT.value,
-            },
-            rngs=rngs,
-        )
-
-    graphdef, init = split_model(make_model)
-    mesh = make_mesh()
-    phases = make_phases(config, name, init, mesh)
-    phase = next(p for p in phases if phase_name in (p.plan.name or "all"))
-    loss = make_loss(
-        graphdef,
+    setup = full_size_step(
+        name,
+        phase_name,
+        kind=_KIND.value,
+        size=_SIZE.value,
         dtype=dtype,
-        num_classes=classes,
-        max_targets=stage.max_targets,
-        criterion=stage.criterion.to_dict(),
-        listen=stage.listen.to_dict(),
+        frames=_FRAMES.value,
+        remat=_REMAT.value,
+        kept_features=_KEPT.value,
     )
-    step = make_train_step(loss, phase.tx, mesh, phase.states.shardings, phase.trained)
-    state, key = phase.states.new(jax.random.key(0)), jax.random.key(0)
-    batch = fake_batch(
-        _FRAMES.value,
-        frame_size=384,
-        label_size=224,
-        num_classes=classes,
-        num_sounds=0,
-        reference=prompted,
-        flow_mask=stage.prompt.premask,
-        text_length=config.texts.max_length if config.model.vta else 0,
-        visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
-        backbone=feature_shapes(graphdef, phase.states.shapes.params, 384) if _KEPT.value else None,
-    )
-    batch = put_batch(mesh, batch)
+    state, batch, key = setup.state, setup.batch, setup.key
     start = time.perf_counter()
-    compiled = step.lower(state, batch, key).compile()
+    compiled = setup.step.lower(state, batch, key, 0).compile()
     compile_seconds, seconds = time.perf_counter() - start, []
-    for _ in range(_STEPS.value + 1):
+    for number in range(_STEPS.value + 1):
         start = time.perf_counter()
-        state, scalars = compiled(state, batch, key)
+        state, scalars = compiled(state, batch, key, number)
         value = float(scalars["loss"])
         seconds.append(time.perf_counter() - start)
         if not np.isfinite(value):

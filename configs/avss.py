@@ -12,7 +12,7 @@ is the size for two CPU cores, from scratch. DIR is the folder with metadata.csv
 AAVS reports mIoU 48.5, F-score 53.2; SSP 50.1, 54.5.
 """
 
-from configs.common import (
+from ssp_jax.config import (
     AAVS_SEMANTIC_STAGE,
     AAVS_STAGE,
     SMALL_SEMANTIC_STAGE,

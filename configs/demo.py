@@ -9,7 +9,7 @@ the best so far for its minutes; `demo.py:ssp` has every part of SSP, and begins
 what-is-visible (`objects`) in place of pretrained weights.
 """
 
-from configs.common import (
+from ssp_jax.config import (
     SMALL_OBJECTS_STAGE,
     SMALL_SEMANTIC_STAGE,
     SMALL_STAGE,

@@ -12,7 +12,7 @@ Single-source/ and Multi-sources/ as downloaded; with `paper` and `aavs` it is t
 with metadata.csv. AAVS reports mIoU 67.3, F-score 77.6; SSP 72.3, 84.6.
 """
 
-from configs.common import AAVS_OBJECT_STAGE, SMALL_STAGE, base, check_kind, finish, small, stage
+from ssp_jax.config import AAVS_OBJECT_STAGE, SMALL_STAGE, base, check_kind, finish, small, stage
 
 CLIPS, FRAMES = 296, 5  # in training, each frame annotated
 

@@ -12,7 +12,7 @@ Single-source/ and Multi-sources/ as downloaded; with `paper` and `aavs` it is t
 with metadata.csv. AAVS reports mIoU 83.2, F-score 91.3; SSP 85.4, 93.3.
 """
 
-from configs.common import AAVS_OBJECT_STAGE, SMALL_STAGE, base, check_kind, finish, small, stage
+from ssp_jax.config import AAVS_OBJECT_STAGE, SMALL_STAGE, base, check_kind, finish, small, stage
 
 CLIPS = 3_452  # in training, one annotated frame each
 

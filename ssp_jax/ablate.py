@@ -7,20 +7,26 @@ goes on; ends with tables in Markdown, JSON and a plot.
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from ssp_jax import preemption
 from ssp_jax.ablation_rows import FULL, TABLES, Row, check_full, possible, row_config
-from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log
+from ssp_jax.command_line import (
+    config_and_workdir,
+    parse_flags,
+    reported,
+    show_own_log,
+    start_processes,
+)
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
 from ssp_jax.files import write_whole
-from ssp_jax.run import rescore, run
+from ssp_jax.processes import in_turn, is_first
+from ssp_jax.run import keep_compiled, rescore, run
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each row.", lower_bound=1)
@@ -50,7 +56,7 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     for row in order:
         check_config(row_config(config, row))
     # A seed changes no shape, so what one seed compiled the others need not.
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+    keep_compiled(workdir)
     if "objects" in stage_names(pretraining):
         pretraining = pretraining.copy_and_resolve_references()
         pretraining.stages = "objects"
@@ -92,14 +98,14 @@ def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[
     wanted = {name for stage in stage_names(config) for name in config[stage].test}
     path = folder / "results.json"
     if path.exists():
-        check_workdir(config, folder)
+        in_turn(lambda: check_workdir(config, folder))
         results = json.loads(path.read_text())
         if wanted <= results.keys():
             return {name: results[name] for name in sorted(wanted)}
     _LOG.info("%s, seed %d", row.title, seed)
     if not row.rescored:
         return run(config, folder, brief=True)
-    check_workdir(config, folder)
+    in_turn(lambda: check_workdir(config, folder))
     results = rescore(config, workdir / FULL.folder / f"seed{seed}")
     write_results(path, results)
     return results
@@ -112,6 +118,8 @@ def _write(
         name: {row.title: summarise(scores[row.title]) for row in part if scores[row.title]}
         for name, part in rows.items()
     }
+    if not is_first():
+        return summary
     paper = {row.title: dict(row.paper) for part in rows.values() for row in part}
     write_whole(workdir / "ablation.json", json.dumps(summary, indent=1) + "\n")
     write_whole(workdir / "ablation.md", ablation_markdown(summary, paper))
@@ -121,20 +129,24 @@ def _write(
 
 
 def main(argv: list[str]) -> None:
-    """Entry of the command; a UserError becomes one line and exit status 1."""
+    """Entry of the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
     show_own_log()
     config, workdir = config_and_workdir("ablate-")
-    try:
+    with reported():
+        start_processes()
+        preemption.listen()
         ablate(config, workdir, tables=_TABLES.value, seeds=_SEEDS.value)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    if jax.process_index() == 0:
+    if is_first():
         print((workdir / "ablation.md").read_text())
         print(f"{workdir}/ablation.md, ablation.json, *.png")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """`python -m ssp_jax.ablate`."""
     app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    cli()

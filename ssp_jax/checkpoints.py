@@ -1,134 +1,261 @@
-"""Checkpoints: the last state with the data iterator, and the best parameters, each whole."""
+"""Checkpoints: the last states with the loop's progress, and the best parameters, each whole.
 
+`last/STEP` is what a run goes on from; two are kept, so that one may be damaged. `best/STEP` has
+the parameters of that evaluation, written before `last/STEP`, and only where it was better than all
+before: so the best that belongs to a `last` is the newest one up to its step.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from ssp_jax.checkpoint_files import (
+    Damaged,
+    first_line,
+    items,
+    open_manager,
+    read,
+    read_facts,
+    read_on_host,
+)
 from ssp_jax.errors import UserError
-from ssp_jax.train_state import TrainState, path_name
+from ssp_jax.train_state import StateMaker, TrainState
+
+_LOG = logging.getLogger(__name__)
+# Name of the arrays.
+_ITEMS = {"last": "state", "best": "params"}
 
 
 class Checkpoints:
-    """Two sets in one folder: `last` (to go on from) and `best` (to predict with).
+    """The checkpoints of one stage, in one folder.
 
     Orbax writes to a temporary folder and renames it, so a run that is killed while saving finds
     its previous checkpoint whole.
     """
 
-    def __init__(self, folder: Path):
-        folder = folder.resolve()
-        self._last = ocp.CheckpointManager(
-            folder / "last", options=ocp.CheckpointManagerOptions(max_to_keep=2)
-        )
-        self._best = ocp.CheckpointManager(
-            folder / "best",
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=1, best_fn=lambda metrics: metrics["score"], best_mode="max"
-            ),
-        )
-
-    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Save everything a resumed run needs; returns while writing goes on."""
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
-        )
-        self._last.save(int(state.step), args=args)
-
-    def latest_step(self) -> int | None:
-        """Step of the last complete checkpoint, None before the first."""
-        return self._last.latest_step()
-
-    def restore(self, like: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The last state, in the given shardings, and the data iterator's state.
+    def __init__(self, folder: Path, *, read_only: bool = False):
+        """
+        Args:
+          read_only: for who does not train this stage; another process may be writing there.
 
         Raises:
-          UserError: the checkpoint is of another model or cannot be read.
+          UserError: the folder cannot be written.
         """
-        target = _abstract(like, shardings)
-        step = self._last.latest_step()
+        self._folder = folder = folder.resolve()
+        self._read_only = read_only
+        options = {"read_only": read_only, "cleanup_tmp_directories": not read_only}
+
+        def manager(name: str, keep: int | None) -> ocp.CheckpointManager:
+            return open_manager(folder / name, _ITEMS[name], max_to_keep=keep, **options)
+
         try:
-            restored = self._last.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
-                ),
-            )
-        except (ValueError, KeyError, FileNotFoundError) as error:
+            if not read_only and jax.process_index() == 0:
+                shutil.rmtree(folder / "deleted", ignore_errors=True)
+            self._last, self._best = manager("last", 2), manager("best", None)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error})") from error
+
+    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+        """Save everything a resumed run needs; returns while writing goes on.
+
+        What is there of the same step is replaced.
+
+        Raises:
+          UserError: this, or what was still being written, cannot be written.
+        """
+        step = int(state.step)
+        self.wait()  # of the best too: it must be there before the checkpoint that counts on it
+        if step in self._last.all_steps():
+            self._remove(self._last, step, "deleted")
+        self._write(self._last, step, state, progress)
+
+    def latest_step(self) -> int | None:
+        """Step of the last checkpoint, None before the first."""
+        return self._last.latest_step()
+
+    def finished(self, step: int) -> bool:
+        """Whether the last checkpoint is of this step, and was evaluated."""
+        if self.latest_step() != step:
+            return False
+        try:
+            return read_facts(self._last, step).get("loop", {}).get("evaluated", True)
+        except Damaged:
+            return False
+
+    def restore(
+        self, states_at: Callable[[int], StateMaker]
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The last state, in the shardings of `states_at` its step, and the progress saved with it.
+
+        None where nothing was saved. A damaged checkpoint is reported, and the one before is taken.
+
+        Raises:
+          UserError: the checkpoint is of another model or code version, or none is whole.
+        """
+        damaged = {}
+        for step in sorted(self._last.all_steps(), reverse=True):
+            states = states_at(step)
+            try:
+                state, progress = read(self._last, step, "state", states.shapes, states.shardings)
+            except Damaged as error:
+                damaged[step] = error
+                continue
+            for other, error in damaged.items():
+                self._remove(self._last, other, "damaged")
+                _LOG.warning(
+                    "the checkpoint of step %d is damaged (%s); going on from the one of step %d, "
+                    "and it is now in %s",
+                    *(other, error, step, self._folder / "damaged"),
+                )
+            return state, progress
+        if damaged:
+            reasons = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
             raise UserError(
-                f"{self._last.directory}: the checkpoint of step {step} does not fit this config "
-                f"or is damaged ({_first_line(error)}). Use the config it was made with, or "
-                "another --workdir"
-            ) from error
-        return restored["state"], restored["data"]
+                f"{self._folder / 'last'}: no checkpoint is whole ({reasons}). Put a copy back, or "
+                f"delete {self._folder} to train this stage anew"
+            )
+        return None
+
+    def go_on_from(self, step: int) -> None:
+        """Forget the best parameters of later steps, which will be done again."""
+        for later in [s for s in self._best.all_steps() if s > step]:
+            self._remove(self._best, later, "deleted")
 
     def save_best(self, step: int, params: dict, score: float) -> None:
-        """Keep these parameters if `score` is the best so far."""
-        self._best.save(
-            step,
-            args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
-            metrics={"score": score},
-        )
+        """Keep these parameters if `score` is the best so far; returns while writing goes on.
+
+        Raises:
+          UserError: see `save`.
+        """
+        best = self.best_step()
+        if math.isnan(score) or (best is not None and score <= self._score(best)):
+            return
+        self._write(self._best, step, params, {"score": score})
 
     def best_step(self) -> int | None:
         """Step of the best parameters, None before the first evaluation."""
-        return self._best.best_step()
+        return self._best.latest_step()
 
     def restore_best(self, like: dict, shardings: Any) -> dict:
-        """The best parameters, in the given shardings."""
+        """The best parameters, in the given shardings.
+
+        Raises:
+          UserError: they are damaged, or of another model.
+        """
         self.wait()
-        restored = self._best.restore(
-            self.best_step(),
-            args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like, shardings))),
-        )
-        return restored["params"]
+        step = self.best_step()
+        try:
+            return read(self._best, step, "params", like, shardings)[0]
+        except Damaged as error:
+            raise UserError(self._damaged_best(step, error)) from error
 
     def wait(self) -> None:
-        """Until everything is on disk."""
-        self._last.wait_until_finished()
-        self._best.wait_until_finished()
+        """Until everything is on disk.
+
+        Raises:
+          UserError: something cannot be written.
+        """
+        self._try("the best parameters", self._best.wait_until_finished)
+        self._try("the checkpoint", self._last.wait_until_finished)
+        steps, bests = self._last.all_steps(), self._best.all_steps()
+        wanted = {max((b for b in bests if b <= step), default=None) for step in steps}
+        for best in bests:
+            if steps and best < max(steps) and best not in wanted:
+                self._remove(self._best, best, "deleted")
 
     def close(self) -> None:
         """Finish writing and release the folders."""
+        self.wait()
         self._last.close()
         self._best.close()
+
+    def _score(self, step: int) -> float:
+        try:
+            facts = read_facts(self._best, step)
+        except Damaged as error:
+            raise UserError(self._damaged_best(step, error)) from error
+        return facts["score"] if facts else self._best.metrics(step)["score"]  # of older code
+
+    def _damaged_best(self, step: int, error: Exception) -> str:
+        remedy = f"delete {self._folder} to train this stage anew"
+        steps = self._last.all_steps()
+        if earlier := [s for s in steps if s < step]:
+            later = [f"last/{s}" for s in steps if s >= step]
+            remedy = (
+                f"delete {', '.join([*later, f'best/{step}'])} there, and the same command goes on "
+                f"from step {max(earlier)}"
+            )
+        return f"{self._folder}: best/{step} is damaged ({error}). Put a copy back, or {remedy}"
+
+    def _write(self, manager: ocp.CheckpointManager, step: int, tree: Any, facts: dict) -> None:
+        name = manager.directory.name
+        args = items(_ITEMS[name], tree, facts)
+        self._try(f"{name}/{step}", lambda: manager.save(step, args=args))
+
+    def _try(self, what: str, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        # Whatever orbax and tensorstore make of a full disk, in whichever of their threads.
+        except Exception as error:
+            self._last.reload()
+            step = self.latest_step()
+            remedy = "Once there is room or permission, the same command "
+            remedy += "begins anew" if step is None else f"goes on from step {step}, which is whole"
+            raise UserError(
+                f"{self._folder}: {what} cannot be written ({first_line(error)}). {remedy}"
+            ) from error
+
+    def _remove(self, manager: ocp.CheckpointManager, step: int, into: str) -> None:
+        """Rename at once, so that no half of it is taken for a checkpoint."""
+        if self._read_only:
+            return
+        if jax.process_index() == 0:
+            target = self._folder / into / f"{manager.directory.name}-{step}"
+            target.parent.mkdir(exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            Path(manager.directory / str(step)).rename(target)
+            if into == "deleted":
+                shutil.rmtree(target.parent)
+        multihost_utils.sync_global_devices(f"removed {manager.directory.name} {step}")
+        manager.reload()
 
 
 def read_best(folder: Path) -> dict[str, np.ndarray]:
     """The best parameters below a stage's `checkpoints` folder, by path name.
 
     Raises:
-      UserError: there are none, or they cannot be read.
+      UserError: there are none, or they are damaged.
     """
-    path, step = Path(folder).resolve() / "best", None
-    if path.is_dir():  # the manager would make it
-        manager = ocp.CheckpointManager(
-            path, item_handlers={"params": ocp.StandardCheckpointHandler()}
-        )
-        step = manager.latest_step()  # it keeps one, the best
-    if step is None:
+    arrays = read_newest(folder, "best")
+    if arrays is None:
         raise UserError(f"{folder}: no checkpoint to start from; expected a trained stage there")
+    return arrays
+
+
+def read_newest(folder: Path, which: str) -> dict[str, np.ndarray] | None:
+    """The arrays of the newest `last` or `best` below a stage's `checkpoints` folder, by path name.
+
+    They come into the host's memory: the devices that wrote them need not be here.
+
+    Raises:
+      UserError: they are damaged.
+    """
+    path = Path(folder).resolve() / which
+    if not path.is_dir():
+        return None
+    manager = open_manager(path, _ITEMS[which], read_only=True)
     try:
-        # Into host arrays: the devices that wrote it need not be here.
-        stored = manager.item_metadata(step)["params"]
-        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
-        params = manager.restore(step, args=args)["params"]
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise UserError(f"{folder}: step {step} cannot be read ({_first_line(error)})") from error
+        step = manager.latest_step()
+        return None if step is None else read_on_host(manager, step, _ITEMS[which])
+    except Damaged as error:
+        raise UserError(f"{path}/{step}: damaged ({error})") from error
     finally:
         manager.close()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _abstract(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]

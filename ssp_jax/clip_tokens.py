@@ -92,7 +92,7 @@ def add_clip_tokens(
     """
     facts = clip_facts(weights)
     shape, size = _shape(facts), facts["model"]["image_size"]
-    make = functools.cache(lambda: _make_encoder(weights))
+    make = functools.cache(lambda: make_encoder(weights))
 
     def records(part, first: int) -> Iterator[bytes]:
         counts = part.table().num_annotated[first:].tolist()
@@ -129,7 +129,12 @@ def _records(facts: dict[str, Any]) -> Records:
     return Records(f"clip-{facts['weights'][:8]}", "CLIP's tokens", CLIPS_PER_SHARD, how)
 
 
-def _make_encoder(weights: Path) -> Encoder:
+def make_encoder(weights: Path) -> Encoder:
+    """CLIP's image encoder of a weight folder; compiles once for each number of frames.
+
+    Raises:
+      UserError: see `clip_facts`; or damaged weights.
+    """
     arguments, params = load_model(weights, *_KIND, clip_vision.ROOT)
     model = abstract(lambda rngs: ClipVision(**arguments, rngs=rngs))
     graphdef, _ = nnx.split(model, nnx.Param)

@@ -1,21 +1,42 @@
 """What the commands with a config share: their log, and mistakes in their flags as one line."""
 
+import contextlib
+import errno
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from ssp_jax import preemption
 from ssp_jax.errors import UserError
+from ssp_jax.processes import is_first, start
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/[COMMAND-]<config name>.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0 of several. All three are needed only where JAX does not find out by "
+    "itself; see docs/scaling.md.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of the run.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0 on.", lower_bound=0)
+# Where the folder `configs` lies: in the package that a wheel installs, beside it in a checkout.
+_SHIPPED = (Path(__file__).parent, Path(__file__).parent.parent)
+_LOGGERS = ("ssp_jax", "tfds_builders")
 # ml_collections and absl raise plain errors, some with a traceback inside the message, for
 # misspelt or mistyped overrides and for what a config file itself refuses.
 _MISTAKES = (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError)
+
+_NO_WRITING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
+_GO_ON = "Once there is room or permission, the same command goes on from the last checkpoint"
 
 
 def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
@@ -27,25 +48,96 @@ def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
     return _CONFIG.value, Path(_WORKDIR.value or f"runs/{prefix}{name}")
 
 
+def find_config(path: str) -> str:
+    """FILE.py or FILE.py:ARGUMENT as it is, or where it lies with the package: configs/demo.py.
+
+    Raises:
+      UserError: no such file.
+    """
+    file, colon, argument = path.partition(":")
+    for folder in (Path(), *_SHIPPED):
+        if (folder / file).is_file():
+            return f"{folder / file}{colon}{argument}"
+    own = sorted({found.name for folder in _SHIPPED for found in folder.glob("configs/*.py")})
+    raise UserError(
+        f"--config={path}: no such file. The project's own are {', '.join(own)}, named as "
+        "configs/demo.py from any folder"
+    )
+
+
 def show_own_log() -> None:
     """Log lines of this project, and of no other, to the terminal."""
     # Only this project's lines: orbax, TFDS and absl say dozens a minute that nobody asked for.
     absl_logging.set_verbosity(absl_logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("ssp_jax", "tfds_builders"):
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
 
 
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """A `UserError` or a full disk becomes one line and exit status 1, SIGTERM its own status."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except preemption.Preempted:
+        _exit_preempted()
+    except OSError as error:
+        if preemption.came():
+            _exit_preempted()
+        if error.errno not in _NO_WRITING:
+            raise
+        where = f"{error.filename}: cannot be written" if error.filename else "cannot write"
+        print(f"error: {where} ({error.strerror}). {_GO_ON}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        if not preemption.came():  # which ends worker processes, too
+            raise
+        _exit_preempted()
+
+
+def _exit_preempted() -> None:
+    print(preemption.STOPPED, file=sys.stderr)
+    sys.exit(preemption.EXIT_STATUS)
+
+
+def start_processes() -> None:
+    """Join the run's other processes, if there are any; of those that follow, only warnings show.
+
+    Raises:
+      UserError: see `processes.start`.
+    """
+    start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not is_first():
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """What is left of the command line; a mistake in it becomes one line and exit status 1."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_with_config_found(argv))
     except _MISTAKES as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _with_config_found(argv: Sequence[str]) -> list[str]:
+    argv = list(argv)
+    for number, word in enumerate(argv):
+        name, equals, path = word.partition("=")
+        if name not in ("--config", "-config"):
+            continue
+        if equals:
+            argv[number] = f"{name}={find_config(path)}"
+        elif argv[number + 1 :]:
+            argv[number + 1] = find_config(argv[number + 1])
+    return argv
 
 
 def read_config(path: str, changes: Sequence[str] = ()) -> ConfigDict:
@@ -54,9 +146,7 @@ def read_config(path: str, changes: Sequence[str] = ()) -> ConfigDict:
     Raises:
       UserError: no such file, or a change that it does not take.
     """
-    if not Path(path.split(":")[0]).is_file():
-        raise UserError(f"--config={path}: no such file")
-    values, argv = flags.FlagValues(), ["", f"--config={path}", *changes]
+    values, argv = flags.FlagValues(), ["", f"--config={find_config(path)}", *changes]
     holder = config_flags.DEFINE_config_file(
         "config", None, "", lock_config=True, flag_values=values, sys_argv=argv
     )

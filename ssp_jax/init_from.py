@@ -39,14 +39,15 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def initial_params(
-    folders: Sequence[Path], like: dict, shardings: Any, new: Sequence[str]
+    folders: Sequence[Path], like: dict, shardings: Any, new: Sequence[str] | None
 ) -> tuple[dict, list[str], list[str]]:
     """`like` with its leaves taken from the folders: of the last that has one of its shape.
 
     Args:
       like: the model's parameters as initialised, kept where `new` allows it.
       new: regexes on the paths of parameters that may start anew where no folder has them in the
-        model's shape (class heads, say).
+        model's shape (class heads, say); None where nothing is to be trained, and the folders must
+        have all (`like` may then be shapes).
 
     Returns:
       The parameters, the names that start anew, and the names that the folders hold in vain.
@@ -68,27 +69,30 @@ def initial_params(
                 taken.add(name)
                 return jax.device_put(np.asarray(source, leaf.dtype), sharding)
         anew.append(name)
-        if not any(re.search(pattern, name) for pattern in new):
+        if not any(re.search(pattern, name) for pattern in new or ()):
             state = f"{sources[0].shape} there, {leaf.shape} here" if sources else "missing"
             problems.append((name, state))
         return leaf
 
     params = jax.tree_util.tree_map_with_path(pick, like, shardings)
     if problems:
-        raise UserError(_message(folders, problems, len(jax.tree.leaves(like))))
+        trained = new is not None
+        raise UserError(_message(folders, problems, len(jax.tree.leaves(like)), trained))
     return params, anew, sorted(found.keys() - taken)
 
 
-def _message(folders: Sequence[Path], problems: list[tuple[str, str]], total: int) -> str:
+def _message(
+    folders: Sequence[Path], problems: list[tuple[str, str]], total: int, trained: bool
+) -> str:
     # Layers of one kind in one line: a missing audio encoder is one fact, not eighteen.
     kinds = Counter((re.sub(r"/\d+/", "/*/", name), state) for name, state in problems)
     lines = [
         f"  {name}: {state}" + (f" ({number} of them)" if number > 1 else "")
         for (name, state), number in kinds.items()
     ]
+    new = ", or let them start anew by naming them in init_new" if trained else ""
     return (
-        f"init_from={','.join(map(str, folders))}: {len(problems)} of the model's {total} "
-        "parameters are not there. Add the folder that has them (separated by a comma), give the "
-        "model the same size, or let them start anew by naming them in init_new:\n"
-        + "\n".join(lines)
+        f"{'init_from=' if trained else ''}{','.join(map(str, folders))}: {len(problems)} of the "
+        f"model's {total} parameters are not there. Add the folder that has them (separated by a "
+        f"comma), or give the model the same size{new}:\n" + "\n".join(lines)
     )

@@ -1,32 +1,37 @@
 """Train and score: python -m ssp_jax.main --config=configs/demo.py [--workdir=DIR] [--config.a.b=x]
 
 Runs the stages that the config names, each trained, resumed or skipped as its folder says; ends
-with a table, results.json and a picture per test set.
+with a table, results.json and a picture per test set. The same command goes on after a crash or a
+kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to mend, in one line; 75
+stopped by SIGTERM (preemption), the state saved: run it again.
 """
 
-import sys
-
-import jax
 from absl import app
 
-from ssp_jax.command_line import config_and_workdir, parse_flags, show_own_log
-from ssp_jax.errors import UserError
+from ssp_jax import preemption
+from ssp_jax.command_line import (
+    config_and_workdir,
+    parse_flags,
+    reported,
+    show_own_log,
+    start_processes,
+)
 from ssp_jax.evaluators.report import format_table
+from ssp_jax.processes import is_first
 from ssp_jax.run import run
 
 
 def main(argv: list[str]) -> None:
-    """Entry of the command; a UserError becomes one line and exit status 1."""
+    """Entry of the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
     show_own_log()
     config, workdir = config_and_workdir()
-    try:
+    with reported():
+        start_processes()
+        preemption.listen()
         results = run(config, workdir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    if jax.process_index() == 0:
+    if is_first():
         print(format_table(results))
         print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
 

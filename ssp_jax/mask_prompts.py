@@ -1,5 +1,6 @@
 """The masks that stage 1 predicts for stage 2: predicted once, kept beside the data."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -11,12 +12,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.checksums import array_checksums
 from ssp_jax.data.mask_store import MaskStore, open_store
+from ssp_jax.errors import UserError
+from ssp_jax.processes import gather_rows, in_turn, is_first
+from ssp_jax.sharding import all_rows
 from ssp_jax.stage import Stage
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +47,8 @@ class Stage1Masks:
     @functools.cached_property
     def model_id(self) -> str:
         """Changes with any bit of the parameters."""
-        return f"{int(_checksum(self.params)):08x}-{int(_checksum(self.params, 7)):08x}"
+        sums = json.dumps(array_checksums(self.params), sort_keys=True)
+        return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
     def store(self, words: str, sounds: str) -> MaskStore:
         """The masks of 'benchmark:split' words under `sounds` (see `eval_batches`), complete.
@@ -55,32 +60,32 @@ class Stage1Masks:
             "data": source.fingerprint(),
             "words": words,
             "sounds": sounds,
-            "seed": self.stage.config.seed if sounds == "foreign" else None,
+            "seed": self.stage.config.seed if sounds in ("noise", "foreign") else None,
             "frame_size": self.stage.spec.frame_size,
             "size": self.size,
             "model": self.model_id,
             "reads": self.stage.reads(),
             "trained_in": str(self.stage.folder),
         }
+        if sounds == "foreign":
+            facts["off_screen"] = True  # unlike those of earlier versions
         known = {key: value for key, value in facts.items() if key != "trained_in"}
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{words.replace(':', '-')}-{sounds}"[:100] + f"-{digest}"
-        store = open_store(self.folder / name, facts, len(source), self.size)
-        # Asked before anybody writes: hosts that share the folder must agree on what to do.
-        first = store.next_clip()
-        multihost_utils.sync_global_devices("masks")
+        store = in_turn(lambda: open_store(self.folder / name, facts, len(source), self.size))
+        # Process 0 writes, so it says where to begin.
+        first = int(gather_rows({"first": np.array([store.next_clip()])})["first"][0])
         if first < len(source):
             _LOG.info(
                 "%s: masks of %s (%s sounds), clips %d to %d, into %s",
                 *(self.stage.name, words, sounds, first, len(source) - 1, store.folder),
             )
             clips = self._predict(words, sounds, first)
-            if jax.process_index() == 0:
+            if is_first():
                 store.write(clips)
             else:
-                for _ in clips:
-                    pass
-            multihost_utils.sync_global_devices("masks written")
+                collections.deque(clips, maxlen=0)
+        in_turn(lambda: _check_seen(store, len(source)))
         return store
 
     def _predict(self, words: str, sounds: str, first: int) -> Iterator[UInt8[np.ndarray, "n s s"]]:
@@ -91,12 +96,14 @@ class Stage1Masks:
         with self.stage.batches(words, sounds) as batches:
             batches.set_state({"next_batch": int(starts[first]) // self.stage.stage.batch_size})
             todo = range(batches.get_state()["next_batch"], len(batches))
-            for _ in tqdm(todo, desc=f"masks of {words}", unit="batch", mininterval=1.0):
-                batch = next(batches)
-                soft = predict(self.params, self.stage.put(batch))
-                soft, owner = _whole(soft, batch.clip)
+            description, silent = f"masks of {words}", not is_first()
+            for _ in tqdm(todo, desc=description, unit="batch", mininterval=1.0, disable=silent):
+                placed = self.stage.put(next(batches))
+                soft = predict(self.params, placed)
+                soft, clips, seconds = all_rows(placed, (soft, placed.clip, placed.second))
+                order = np.lexsort((seconds, clips))  # that of the devices can be another
                 # Clips come in order and may straddle batches.
-                pending += list(soft[owner >= first])
+                pending += list(soft[order][clips[order] >= first])
                 while clip < len(counts) and len(pending) >= counts[clip]:
                     yield np.stack(pending[: counts[clip]])
                     pending, clip = pending[counts[clip] :], clip + 1
@@ -104,16 +111,18 @@ class Stage1Masks:
     def _soft_masks(self):
         scores = self.stage.make_predict(self.size)
 
-        @jax.jit
-        def to_bytes(scores):
-            silent, sounding = scores[:, 0], scores[:, 1]
-            share = sounding / jnp.maximum(silent + sounding, 1e-12)
-            return jnp.round(255 * share).astype(jnp.uint8)
-
         def predict(params: dict, batch: AVBatch) -> jax.Array:
-            return to_bytes(scores(params, batch))
+            return soft_masks(scores(params, batch))
 
         return predict
+
+
+@jax.jit
+def soft_masks(scores: Float[Array, "N 2 h w"]) -> UInt8[Array, "N h w"]:
+    """Stage 1's class scores as it prompts stage 2, see `Stage1Masks`: 0..255 for 0..1."""
+    silent, sounding = scores[:, 0], scores[:, 1]
+    share = sounding / jnp.maximum(silent + sounding, 1e-12)
+    return jnp.round(255 * share).astype(jnp.uint8)
 
 
 def prompt_by(
@@ -130,23 +139,9 @@ def prompt_by(
         stage.masks_of(words, "own")
 
 
-def _whole(soft: jax.Array, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The masks and clip numbers of all hosts' slots."""
-    if jax.process_count() == 1:
-        return np.asarray(soft), clip
-    return (
-        multihost_utils.process_allgather(soft, tiled=True),
-        multihost_utils.process_allgather(clip, tiled=True),
-    )
-
-
-@functools.partial(jax.jit, static_argnames="seed")
-def _checksum(params: dict, seed: int = 0) -> jax.Array:
-    """Sum over all bits in whole numbers: the same for any sharding and order of addition."""
-    total = jnp.uint32(seed)
-    for number, leaf in enumerate(jax.tree.leaves(params)):
-        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
-        place = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761)
-        place += jnp.uint32(number * 40503 + seed)
-        total += jnp.sum((bits ^ place) * (place | 1), dtype=jnp.uint32)
-    return total
+def _check_seen(store: MaskStore, num_clips: int) -> None:
+    if store.next_clip() < num_clips:
+        raise UserError(
+            f"{store.folder}: process {jax.process_index()} does not find there what process 0 "
+            "wrote. Name a --config.prepared_dir that all of the run's machines share"
+        )

@@ -134,6 +134,7 @@ class BinaryResult:
       miou, fscore: the reported values, means over groups.
       group_miou, group_fscore: per group of `videos_per_group` clips, in clip order.
       frame_iou: per frame, ordered by clip, then second.
+      activated: share of pixels predicted foreground, mean over frames.
       num_clips, num_frames: scored. num_empty_frames: of these, with an empty target.
     """
 
@@ -142,6 +143,7 @@ class BinaryResult:
     group_miou: Float[np.ndarray, " G"]
     group_fscore: Float[np.ndarray, " G"]
     frame_iou: Float[np.ndarray, " M"]
+    activated: float
     num_clips: int
     num_frames: int
     num_empty_frames: int
@@ -174,6 +176,7 @@ class BinaryState(FrameCounts):
             group_miou=group_miou,
             group_fscore=group_fscore,
             frame_iou=iou,
+            activated=float((frames["predicted"] / frames["pixels"]).mean()),
             num_clips=len(clips),
             num_frames=len(iou),
             num_empty_frames=int((~nonempty).sum()),

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, Integer
 
 from ssp_jax.errors import UserError
+from ssp_jax.processes import gather_rows
 
 
 def joint_histogram(
@@ -82,7 +83,7 @@ class FrameCounts:
         kept = {name: np.asarray(value)[valid] for name, value in stats.items() if name != "valid"}
         kept["clip"] = np.asarray(clip, np.int64)[valid]
         kept["second"] = np.asarray(second, np.int64)[valid]
-        return cls((kept,)) if valid.any() else cls()
+        return cls((kept,))  # perhaps without a frame; it says what is counted all the same
 
     def merge(self, other: Self) -> Self:
         """The frames of both; neither may hold a frame of the other."""
@@ -91,19 +92,21 @@ class FrameCounts:
     def frames(self) -> dict[str, np.ndarray]:
         """All counts with a leading axis of frames, ordered by clip, then second.
 
+        Of several processes, the frames of all; each has to ask.
+
         Raises:
           UserError: no frame was scored.
           ValueError: a frame was scored twice, as happens when an uneven split is filled up with
             repeated examples that are not marked invalid.
         """
-        if not self.chunks:
+        names = self.chunks[0] if self.chunks else ()
+        joined = {name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in names}
+        joined = gather_rows(joined)
+        if not joined or not len(joined["clip"]):
             raise UserError(
                 "no annotated frame was scored: expected at least one annotated clip in the split; "
                 "check the split's name and the prepared data"
             )
-        joined = {
-            name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in self.chunks[0]
-        }
         order = np.lexsort((joined["second"], joined["clip"]))
         joined = {name: value[order] for name, value in joined.items()}
         repeated = (np.diff(joined["clip"]) == 0) & (np.diff(joined["second"]) == 0)

@@ -77,6 +77,7 @@ class SemanticResult:
       num_classes_counted: classes that occur at all.
       frame_miou: per scored frame, ordered by clip, then second: sum of IoUs / classes with
         IoU > 0; NaN where no class overlaps (the repositories' vid_miou_list; nobody reports it).
+      activated: share of pixels predicted to be of another class than background, mean over frames.
       num_clips, num_frames: scored. num_padded_frames: counted as background on top of them.
     """
 
@@ -95,6 +96,7 @@ class SemanticResult:
     class_count: Int[np.ndarray, " K"]
     num_classes_counted: int
     frame_miou: Float[np.ndarray, " M"]
+    activated: float
     num_clips: int
     num_frames: int
     num_padded_frames: int
@@ -128,6 +130,7 @@ class SemanticState(FrameCounts):
         overlapping = (iou > 0).sum(axis=1)
         with np.errstate(invalid="ignore"):
             frame_miou = iou.sum(axis=1) / overlapping
+        pixels = np.maximum(frames["target"].sum(axis=1), 1)
         kept = slice(1, None) if protocol.nobg_drop == "first" else slice(None, -1)
         return SemanticResult(
             miou=float(miou_per_class.mean()),
@@ -145,6 +148,7 @@ class SemanticState(FrameCounts):
             class_count=class_count,
             num_classes_counted=int((class_count > 0).sum()),
             frame_miou=frame_miou,
+            activated=float((1 - frames["predicted"][:, 0] / pixels).mean()),
             num_clips=len(clip_lengths),
             num_frames=len(iou),
             num_padded_frames=padded,

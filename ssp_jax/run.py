@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
+from ssp_jax.processes import in_turn
+from ssp_jax.run_facts import keep_facts
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
+from ssp_jax.stage_training import train_stage, trained_params
 
 
 def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
@@ -30,7 +34,7 @@ def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
     benchmarks = check_data_dir(config, words)
     check_config(config)
     check_companions(config, benchmarks)
-    data = open_datasets(config, words)
+    data = in_turn(lambda: open_datasets(config, words))
     folders = {name: workdir / name for name in needed}
     if prompted and config.avss.prompt.stage1:
         folders["avs"] = Path(config.avss.prompt.stage1)
@@ -48,18 +52,36 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
       UserError: see `open_stages`, `check_workdir`.
     """
     stages = open_stages(config, workdir)
-    check_workdir(config, workdir)
+    in_turn(lambda: check_workdir(config, workdir))
+    keep_compiled(workdir)
+    in_turn(lambda: keep_stage_facts(workdir, stages))
     results, params = {}, {}
     for name in stage_names(config):
         stage = stages[name]
         if stage.stage.prompt.source == "stage1":
             first = stages["avs"]
-            prompt_by(first, params["avs"] if "avs" in params else first.trained(), stage)
-        params[name] = stage.train()
+            prompt_by(first, params["avs"] if "avs" in params else trained_params(first), stage)
+        params[name] = train_stage(stage)
         for test, result in evaluate(stage, params[name], brief=brief):
             results[test] = result
             write_results(workdir / "results.json", results)
     return results
+
+
+def keep_compiled(workdir: Path) -> None:
+    """Compiled programs stay in the run's folder, so that the next start need not compile them.
+
+    Unless JAX was told of another folder, as by JAX_COMPILATION_CACHE_DIR.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+
+
+def keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:
+    """What it takes to predict with these stages where their data are not, see `run_facts`."""
+    reads_texts = [stage for stage in stages.values() if stage.reads_texts]
+    tokeniser = reads_texts[0].companions.tokeniser if reads_texts else None
+    keep_facts(workdir, next(iter(stages.values())).data, tokeniser)
 
 
 def rescore(config: ConfigDict, workdir: Path) -> dict[str, dict]:
@@ -72,6 +94,6 @@ def rescore(config: ConfigDict, workdir: Path) -> dict[str, dict]:
     for name in stage_names(config):
         stage = stages[name]
         if stage.stage.prompt.source == "stage1":
-            prompt_by(stages["avs"], stages["avs"].trained(), stage, uses=("test",))
-        results |= dict(evaluate(stage, stage.trained(), brief=True))
+            prompt_by(stages["avs"], trained_params(stages["avs"]), stage, uses=("test",))
+        results |= dict(evaluate(stage, trained_params(stage), brief=True))
     return results

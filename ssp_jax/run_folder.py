@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
+from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
@@ -16,11 +18,23 @@ from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.vta import VARIANTS
 from ssp_jax.optim import make_schedule
 from ssp_jax.phases import plan_phases
+from ssp_jax.processes import is_first
 from ssp_jax.protocols import get_protocol
 from ssp_jax.train_step import DTYPES
 
 # In the order they run: what is visible, where it sounds, what sounds.
 STAGES = ("objects", "avs", "avss")
+# What a run may change when it goes on: it decides nothing about the numbers of a training.
+_MAY_DIFFER = (
+    "stages",
+    "max_skipped",
+    "negative_sounds",
+    "save_masks",
+    "mesh.data",
+    "mesh.fsdp",
+    "data.num_workers",
+    "data.cache_mb",
+)
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
@@ -45,11 +59,12 @@ def check_config(config: ConfigDict) -> None:
 
     Raises:
       UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases, source of mask
-        prompts, flow mask, post-mask, VTA or precision of kept features, or an impossible
-        augmentation.
+        prompts, flow mask, post-mask, VTA, negative sound or precision of kept features, or an
+        impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
+    negative_sounds(config.negative_sounds)
     for key, value, known in (
         ("model.size", config.model.size, SIZES),
         ("dtype", config.dtype, DTYPES),
@@ -93,29 +108,41 @@ def check_config(config: ConfigDict) -> None:
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
     """Keep the config in the folder; refuse a folder of another config.
 
-    `stages` may differ: a stage can be run alone in the folder of a run of both.
+    Keys of `_MAY_DIFFER` may: a stage can be run alone in the folder of a run of both, a run can go
+    on on other devices, and so with what is only done with a trained stage. Of several processes
+    the first has to be done before the others ask.
 
     Raises:
-      UserError: the folder holds a run of another config, naming the keys that differ.
+      UserError: the folder holds a run of another config, naming the keys that differ; it cannot be
+        written, or not every process sees it.
     """
     path, text = workdir / "config.json", config.to_json(sort_keys=True, indent=1)
     if path.exists():
         old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing := [key for key in differing if key != "stages"]:
+        if differing := [key for key in differing if key not in _MAY_DIFFER]:
             shown = ", ".join(
-                f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing[:5]
+                f"{key}: {_value(old, key)} there, {_value(new, key)} now" for key in differing[:5]
             )
             raise UserError(
                 f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
                 "same config to go on"
             )
         return
+    if not is_first():
+        raise UserError(
+            f"--workdir={workdir}: process {jax.process_index()} does not find there what process "
+            "0 wrote. Name a folder that all of the run's machines share"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
+
+
+def _value(flat: dict, key: str) -> str:
+    return repr(flat[key]) if key in flat else "no such key"
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -127,6 +154,8 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def write_results(path: Path, results: dict) -> None:
-    """results.json, atomically; what it holds of other test sets stays."""
+    """results.json, atomically; what it holds of other test sets stays. Process 0 writes it."""
+    if not is_first():
+        return
     kept = json.loads(path.read_text()) if path.exists() else {}
     write_whole(path, json.dumps(kept | results, indent=2) + "\n")

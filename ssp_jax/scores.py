@@ -1,41 +1,70 @@
-"""Scores of a trained stage on its test sets, beside those of predictors that hear nothing."""
+"""Scores of a trained stage on its test sets, beside those of predictors that hear nothing, and
+under sounds that nothing in the picture makes."""
 
 import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
 from ssp_jax.batch import AVBatch
 from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.data.reader import FrameReader
+from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.evaluators.motion import MotionState, motion_state
 from ssp_jax.evaluators.pictures import save_picture
+from ssp_jax.evaluators.robustness import with_g_miou
+from ssp_jax.evaluators.saved_masks import palette_picture, save_masks, soft_masks
 from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
+from ssp_jax.processes import is_first
+from ssp_jax.sharding import own_rows
 from ssp_jax.stage import Stage
 
 
 def evaluate(stage: Stage, params: dict, *, brief: bool = False) -> Iterator[tuple[str, dict]]:
     """Scores of every test set: (name, {"miou", "fscore", "foreign_sounds": {...}, ...}).
 
-    `brief` leaves out foreign sounds and the picture.
+    `brief` leaves out negative sounds, the picture and the masks.
     """
     for name, words in stage.words["test"].items():
         result = _with_trivial(stage, params, words)
         if not brief:
-            if len(stage.data.source(words)) > 1:  # else there is no other sound
-                result["foreign_sounds"] = stage.score(params, words, "foreign")
+            result |= with_g_miou(result, _under_negative_sounds(stage, params, words))
             _save_picture(stage, params, name, words)
+            if stage.config.save_masks:
+                _save_masks(stage, params, name, words)
         yield name, result
+
+
+def _under_negative_sounds(stage: Stage, params: dict, words: str) -> dict[str, dict]:
+    sounds = negative_sounds(stage.config.negative_sounds)
+    if len(stage.data.source(words)) < 2:  # there is no other sound
+        sounds = [sound for sound in sounds if sound != "foreign"]
+    return {sound: stage.score(params, words, sound) for sound in sounds}
 
 
 def _save_picture(stage: Stage, params: dict, name: str, words: str) -> None:
     with stage.batches(words) as batches:
-        save_picture(
-            stage.folder / f"{name}.png",
-            next(batches),
-            lambda batch: np.asarray(stage.predict(params, stage.put(batch))).argmax(1),
-            stage.class_names,
-        )
+        batch = next(batches)
+    placed = stage.put(batch)
+    predicted = own_rows(placed, stage.predict(params, placed).argmax(1))
+    if is_first():
+        save_picture(stage.folder / f"{name}.png", batch, predicted, stage.class_names)
+
+
+def _save_masks(stage: Stage, params: dict, name: str, words: str) -> None:
+    def pictures(batch: AVBatch) -> Iterator[Image.Image]:
+        placed = stage.put(batch)
+        scores = own_rows(placed, stage.predict(params, placed))
+        if stage.binary:
+            yield from map(Image.fromarray, soft_masks(scores, stage.protocol.score_rule))
+        else:
+            yield from map(palette_picture, scores.argmax(1))
+
+    uids = stage.data.source(words).table.uid
+    first = int(not words.startswith("avss:") and stage.binary)  # as the benchmarks' files count
+    with stage.batches(words) as batches:
+        save_masks(stage.folder / "masks" / name, batches, pictures, uids, first)
 
 
 def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
@@ -55,7 +84,8 @@ def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
             maps = {name: _maps(reader, batch, name) for name in ("objects", "moving")}
             if stage.binary:
                 maps["objects"] = (maps["objects"] > 0).astype(np.uint8)
-            motion = motion.merge(motion_state(np.asarray(scores.argmax(1)), batch.labels, **maps))
+            predicted = own_rows(placed, scores.argmax(1))
+            motion = motion.merge(motion_state(predicted, batch.labels, **maps))
             predictions = trivial_predictions(
                 **maps, num_classes=stage.num_classes, frequent_class=frequent
             )
@@ -63,7 +93,7 @@ def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
                 state = stage.evaluator.score_labels(prediction, batch)
                 states[name] = states[name].merge(state) if name in states else state
     results = {name: dict(stage.evaluator.results(state)) for name, state in states.items()}
-    return results.pop("") | dict(motion.compute()) | results
+    return results.pop("") | dict(motion.over_processes().compute()) | results
 
 
 def _frequent_class(stage: Stage) -> int:

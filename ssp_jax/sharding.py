@@ -11,20 +11,35 @@ from ssp_jax.errors import UserError
 _FSDP_MIN_SIZE = 2**14
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices as a (data, fsdp) mesh; batches are split over both axes.
+def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
+    """Devices as a (data, fsdp) mesh; batches are split over both axes.
 
     Auto axes: with explicit ones (jax's default) window reshapes and the vmapped Hungarian fail.
 
+    Args:
+      data: 0 takes all devices. With fewer than there are, the others stay idle.
+      fsdp: number of devices that share one copy of the state.
+
     Raises:
-      UserError: the number of devices is not a multiple of `fsdp`.
+      UserError: there are not so many devices, or all processes' devices cannot take part.
     """
     devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
+    if fsdp < 1 or data < 0 or (devices % fsdp and not data):
         raise UserError(
             f"config.mesh.fsdp={fsdp}: expected a divisor of the number of devices, {devices}"
         )
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    data = data or devices // fsdp
+    if data * fsdp > devices or (data * fsdp < devices and jax.process_count() > 1):
+        raise UserError(
+            f"config.mesh: data={data} times fsdp={fsdp} are {data * fsdp} devices, but there are "
+            f"{devices}" + (", in several processes" if jax.process_count() > 1 else "")
+        )
+    return jax.make_mesh(
+        (data, fsdp),
+        ("data", "fsdp"),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=jax.devices()[: data * fsdp],
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -63,8 +78,31 @@ def put_batch(mesh: Mesh, batch: AVBatch) -> AVBatch:
     slots = batch.frames.shape[0] * jax.process_count()
     if slots % mesh.size:
         raise UserError(
-            f"config.batch_size={slots} frames do not divide over {mesh.size} devices: "
+            f"batch_size={slots} frames do not divide over {mesh.size} devices: "
             "choose a multiple of the number of devices"
         )
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def own_rows(placed: AVBatch, tree):
+    """This process's frames of what was computed from a batch on the devices, as NumPy arrays.
+
+    They are those of its host batch, in its order.
+    """
+
+    def rows(array: jax.Array) -> np.ndarray:
+        if array.is_fully_addressable:
+            return np.asarray(array)
+        split = jax.device_put(array, placed.valid.sharding)
+        shards = sorted(split.addressable_shards, key=lambda shard: shard.index[0].start)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    return jax.tree.map(rows, tree)
+
+
+def all_rows(placed: AVBatch, tree):
+    """The frames of all processes; each has to ask."""
+    if not placed.valid.is_fully_addressable:
+        tree = jax.device_put(tree, replicated(placed.valid.sharding.mesh))
+    return jax.tree.map(np.asarray, tree)

@@ -1,43 +1,35 @@
-"""One training and its evaluation: from a stage's config to results."""
+"""One stage: its data, network, prediction and scores, as its config says."""
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets, read_spec, scored_word
 from ssp_jax.data.mask_store import MaskStore
-from ssp_jax.data.pipeline import Batches, eval_batches, train_batches
+from ssp_jax.data.pipeline import Batches, eval_batches
 from ssp_jax.data.reader import Beside, FrameCache
-from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
-from ssp_jax.init_from import initial_params
-from ssp_jax.kept_features import FeatureStore, keep_features
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import OWN_REFERENCES
-from ssp_jax.phases import Phase, make_phases, reads_texts
+from ssp_jax.phases import make_phases, reads_texts
 from ssp_jax.prompts.tokeniser import check_vocabulary
 from ssp_jax.protocols import get_protocol
-from ssp_jax.run_folder import STAGES
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.summary import parameter_table
-from ssp_jax.train import Loop
-from ssp_jax.train_state import TrainState, split_model
-from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train_step
-from ssp_jax.writers import MetricsWriter
+from ssp_jax.train_state import split_model
+from ssp_jax.train_step import make_predict
 
 # config.<stage>.prompt.source -> what the reference is in prediction, see `FrameReader.read`.
-_REFERENCES = {
+REFERENCES = {
     "none": "empty",
     "flow": "empty",
     "stage1": "stage1",
@@ -100,7 +92,7 @@ class Stage:
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
         self.protocol = get_protocol(config.protocol)
-        self.mesh: Mesh = make_mesh(config.mesh.fsdp)
+        self.mesh: Mesh = make_mesh(**config.mesh.to_dict())
         self.spec = read_spec(
             config,
             self.data,
@@ -206,10 +198,12 @@ class Stage:
             reads["clip"] = self.clip
         return reads
 
-    def beside(self, words: str, sounds: str) -> Beside:
-        """What lies beside the clips of 'benchmark:split' words; made where it is not there yet."""
+    def beside(self, words: str, sounds: Sequence[str]) -> Beside:
+        """What lies beside the clips of 'benchmark:split' words, what stage 1 predicts by each of
+        these sounds included; made where it is not there yet."""
+        by_stage1 = self.stage.prompt.source == "stage1"
         return Beside(
-            masks=self.masks_of(words, sounds) if self.stage.prompt.source == "stage1" else None,
+            masks={kind: self.masks_of(words, kind) for kind in sounds} if by_stage1 else None,
             flow_masks=self.companions.flow_masks(words) if self.flow_used else None,
             texts=self.companions.texts(words) if self.spec.text_length else None,
             visual_tokens=self.companions.visual_tokens(words) if self.clip else None,
@@ -222,8 +216,8 @@ class Stage:
             self.spec,
             batch_size=self.stage.batch_size,
             sounds=sounds,
-            beside=self.beside(words, sounds),
-            reference=_REFERENCES[self.stage.prompt.source],
+            beside=self.beside(words, (sounds,)),
+            reference=REFERENCES[self.stage.prompt.source],
             seed=self.config.seed,
             num_workers=self.config.data.num_workers,
             cache=self.cache,
@@ -232,7 +226,7 @@ class Stage:
         )
 
     def score(self, params: dict, words: str, sounds: str = "own") -> dict[str, float]:
-        """{"miou": ..., "fscore": ...} of a data set."""
+        """{"miou": ..., "fscore": ..., "activated": ...} of a data set."""
         with self.batches(words, sounds) as batches:
             return dict(self.evaluator.run(self.predict, params, batches, self.put))
 
@@ -243,159 +237,3 @@ class Stage:
             for name, words in self.words["val"].items()
             for key, value in self.score(params, words).items()
         }
-
-    def train(self) -> dict:
-        """Train, or go on, or return at once what was trained; the best parameters."""
-        checkpoints = Checkpoints(self.folder / "checkpoints")
-        for phase in self.phases:
-            latest = checkpoints.latest_step()
-            last_phase = phase is self.phases[-1]
-            if latest is not None and latest >= phase.plan.end and not last_phase:
-                continue
-            state, data_state = self._start(phase, checkpoints)
-            if int(state.step) < phase.plan.end:
-                with self._train_batches(self._kept_features(phase, state.params)) as batches:
-                    if data_state is not None:
-                        batches.set_state(data_state)
-                    state = self._run(phase, state, batches, checkpoints)
-        params = self._best(checkpoints, state.params)
-        checkpoints.close()
-        return params
-
-    def trained(self) -> dict:
-        """The best parameters of a stage that was trained before.
-
-        Raises:
-          UserError: it was not, or not to its end.
-        """
-        checkpoints = Checkpoints(self.folder / "checkpoints")
-        if checkpoints.latest_step() != self.stage.steps:
-            raise UserError(
-                f"{self.folder}: no finished stage {self.name}, whose masks are needed. Run it "
-                f"first (--config.stages={self.name},avss does both), or name the folder of "
-                "one by --config.avss.prompt.stage1=DIR"
-            )
-        states = self.phases[-1].states
-        if checkpoints.best_step() is None:
-            params = checkpoints.restore(states.shapes, states.shardings)[0].params
-        else:
-            params = checkpoints.restore_best(states.shapes.params, states.shardings.params)
-        checkpoints.close()
-        return params
-
-    def _run(
-        self, phase: Phase, state: TrainState, batches: Batches, checkpoints: Checkpoints
-    ) -> TrainState:
-        config, stage = self.config, self.stage
-        loss = make_loss(
-            self.graphdef,
-            dtype=config.dtype,
-            num_classes=self.num_classes,
-            max_targets=stage.max_targets,
-            criterion=stage.criterion.to_dict(),
-            listen=stage.listen.to_dict(),
-        )
-        shardings = phase.states.shardings
-        step = make_train_step(loss, phase.tx, self.mesh, shardings, phase.trained)
-        writer = MetricsWriter(self.folder, resume_step=int(state.step))
-        state = Loop(
-            train_step=compile_once(step, f"{self.name} {phase.plan.name}".strip()),
-            batches=batches,
-            put=self.put,
-            evaluate=self.validate if stage.val else None,
-            score=lambda values: float(np.mean(list(values.values()))),
-            learning_rate=phase.learning_rate,
-            checkpoints=checkpoints,
-            writer=writer,
-            name=f"{self.name} {phase.plan.name}".strip(),
-            end=phase.plan.end,
-            total_steps=stage.steps,
-            eval_every=stage.eval_every,
-            eval_first=stage.eval_first,
-            log_every=config.log_every,
-            seed=config.seed,
-        ).run(state)
-        writer.close()
-        return state
-
-    def _kept_features(self, phase: Phase, params: dict) -> FeatureStore | None:
-        """Of the training frames, where the config asks for them and the phase can have them."""
-        config, plan = self.config, phase.plan
-        if not config.data.kept_features:
-            return None
-        if phase.trains_encoder:
-            _LOG.info("%s %s trains the encoder: reads no kept features", self.name, plan.name)
-            return None
-        return keep_features(
-            self.data.source(self.words["train"]["train"]),
-            self.graphdef,
-            params,
-            self.mesh,
-            settings={"gelu": config.model.gelu or SIZES[config.model.size]["gelu"]},
-            frame_size=self.spec.frame_size,
-            dtype=config.dtype,
-            kept_in=config.data.kept_features,
-            visits=(plan.end - plan.start) * self.stage.batch_size,
-        )
-
-    def _train_batches(self, features: FeatureStore | None = None) -> Batches:
-        config, stage, words = self.config, self.stage, self.words["train"]["train"]
-        prompt = stage.prompt
-        return train_batches(
-            self.data.source(words),
-            self.spec,
-            batch_size=stage.batch_size,
-            seed=config.seed,
-            augment=Augment(**config.data.augment.to_dict()),
-            frames_per_clip=config.data.frames_per_clip or None,
-            beside=dataclasses.replace(self.beside(words, "own"), features=features),
-            references=(prompt.truth, prompt.predicted),
-            num_workers=config.data.num_workers,
-            cache=self.cache,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
-    def _start(self, phase: Phase, checkpoints: Checkpoints) -> tuple[TrainState, dict | None]:
-        """The state to train from, and that of the batches, None at their beginning."""
-        # Own checkpoint of this phase, else the best of the phase before, else given weights,
-        # else scratch.
-        latest, start = checkpoints.latest_step(), phase.plan.start
-        if latest is not None and latest > start:
-            state, data_state = checkpoints.restore(phase.states.shapes, phase.states.shardings)
-            _LOG.info("%s: going on at step %d", self.name, int(state.step))
-            return state, data_state
-        if start:
-            before = self.phases[self.phases.index(phase) - 1].states
-            state, data_state = checkpoints.restore(before.shapes, before.shardings)
-            best = self._best(checkpoints, state.params)
-            return phase.states.restart(state.step, best), data_state
-        state = phase.states.new(jax.random.key(self.config.seed))
-        if folders := self._init_folders():
-            params, new, unused = initial_params(
-                folders, state.params, self.shardings.params, tuple(self.stage.init_new)
-            )
-            _LOG.info(
-                "%s: starts from %s\n  new: %s\n  left behind: %s",
-                *(self.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
-            )
-            state = phase.states.restart(state.step, params)
-        return state, None
-
-    def _init_folders(self) -> list[Path]:
-        words = (self.stage.init_from or self.config.init_from).split(",")
-        stages = {name: self.folder.parent / name for name in STAGES}
-        stages["avs"] = Path(self.stage.prompt.stage1 or stages["avs"])
-        words = [word for word in map(str.strip, words) if word]
-        return [stages.get(word) or Path(word) for word in words]
-
-    def _best(self, checkpoints: Checkpoints, params: dict) -> dict:
-        """The best parameters by validation; without validation sets the given, last ones."""
-        if checkpoints.best_step() is None:
-            return params
-        _LOG.info("%s: best validation at step %d", self.name, checkpoints.best_step())
-        return checkpoints.restore_best(params, self.shardings.params)
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"

@@ -1,8 +1,9 @@
 """The training loop of one stage. Its order makes resuming exact and must not change:
 
-evaluate -> save (state, data iterator) -> next batch -> step -> log.
+evaluate -> save (state, data iterator, progress) -> next batch -> step -> log.
 """
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -12,9 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssp_jax import preemption
 from ssp_jax.batch import AVBatch
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
+from ssp_jax.not_finite import Dump, bad_parts, numbers_of
 from ssp_jax.train_state import TrainState
 from ssp_jax.writers import MetricsWriter
 
@@ -22,11 +25,26 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
+class Progress:
+    """Where a loop stands besides the state and the data iterator; saved with them, as JSON.
+
+    Attributes:
+      pending: numbers of the steps since the last line of the log.
+      skipped: steps so far that were not finite and changed nothing.
+      evaluated: False where an evaluation is due and SIGTERM came before or in it.
+    """
+
+    pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    skipped: int = 0
+    evaluated: bool = True
+
+
+@dataclasses.dataclass
 class Loop:
     """What the loop needs besides the state.
 
     Attributes:
-      train_step: (state, batch on devices, key) -> (state, scalars).
+      train_step: (state, batch on devices, key, number) -> (state, scalars), see `make_train_step`.
       batches: endless iterator of host batches with `get_state()` and `set_state(dict)`.
       put: host batch -> batch on devices.
       evaluate: params -> {"s4/miou": ...} on validation data, or None to go without.
@@ -35,6 +53,7 @@ class Loop:
       end: step to stop at. total_steps: of the stage, for the log.
       eval_first: evaluate before the first step too, so that a mistake in evaluation or in the
         starting weights shows in minutes, not hours.
+      dump: keeps the batch of a step that is not finite. max_skipped: so many of these go by.
     """
 
     train_step: Callable
@@ -45,64 +64,135 @@ class Loop:
     learning_rate: Callable[[int], float]
     checkpoints: Checkpoints
     writer: MetricsWriter
+    dump: Dump
     name: str
     end: int
     total_steps: int
     eval_every: int
     eval_first: bool
     log_every: int
+    max_skipped: int
     seed: int
 
-    def run(self, state: TrainState) -> TrainState:
+    def run(self, state: TrainState, progress: Progress) -> TrainState:
         """Train from `state.step` to `end`; logs, evaluates and saves on the way.
 
         Raises:
-          UserError: the loss is no longer finite.
+          UserError: a step is not finite, or a checkpoint cannot be written.
+          Preempted: SIGTERM came; the state of the last step is saved.
         """
         key = jax.random.key(self.seed)
         start = step = int(state.step)
-        clock, pending = Clock(start, self.total_steps), []
+        clock, fresh = Clock(start, self.total_steps), []
         if self.eval_first and start == 0 and self.evaluate is not None:
             self._evaluate(start, state.params)
             clock.pause_until_now()
-        while True:
-            due = step % self.eval_every == 0 or step == self.end
-            if due and step > start:
-                if self.evaluate is not None:
-                    self._evaluate(step, state.params)
-                self.checkpoints.save(state, self.batches.get_state())
-                clock.pause_until_now()
-            if step == self.end:
-                break
-            batch = next(self.batches)
-            state, scalars = self.train_step(state, self.put(batch), key)
-            step += 1
-            pending.append(scalars)
-            if step % self.log_every == 0 or step == self.end:
-                self._log(step, pending, clock)
-                pending = []
-        self.checkpoints.wait()
+        with contextlib.ExitStack() as stack:
+            while True:
+                due = step % self.eval_every == 0 or step == self.end
+                due = due and (step > start or not progress.evaluated)
+                try:
+                    if preemption.asked(step):
+                        raise preemption.Preempted
+                    if due and self.evaluate is not None:
+                        self._collect(fresh, state, progress)
+                        self._evaluate(step, state.params)
+                except preemption.Preempted:
+                    if step > start:
+                        self._collect(fresh, state, progress)
+                        self._save(state, progress, evaluated=not due)
+                    raise
+                if due:
+                    self._collect(fresh, state, progress)
+                    self._save(state, progress, evaluated=True)
+                    clock.pause_until_now()
+                if step == self.end:
+                    break
+                before = self.batches.get_state()
+                try:
+                    batch = next(self.batches)
+                except Exception:
+                    if preemption.came():
+                        continue  # it ended the batches' workers, too
+                    raise
+                state, scalars = self.train_step(state, self.put(batch), key, step)
+                step += 1
+                fresh.append((step, before, scalars))
+                if step == start + 1:  # until here there is nothing to save
+                    stack.enter_context(preemption.held_back())
+                if step % self.log_every == 0 or step == self.end:
+                    self._collect(fresh, state, progress)
+                    self._log(step, progress, clock)
+            self.checkpoints.wait()
         return state
 
     def _evaluate(self, step: int, params: dict) -> None:
-        values = self.evaluate(params)
+        with preemption.let_through():
+            values = self.evaluate(params)
         score = self.score(values)
         self.writer.write(step, {f"val/{name}": value for name, value in values.items()})
         self.checkpoints.save_best(step, params, score)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         _LOG.info("%s step %d  validation: %s", self.name, step, shown)
 
-    def _log(self, step: int, pending: list[dict[str, Any]], clock: "Clock") -> None:
-        # Fetched only here: the device runs ahead of the host in between.
-        fetched = jax.device_get(pending)
-        means = {name: float(np.mean([line[name] for line in fetched])) for name in fetched[0]}
-        for number, line in enumerate(fetched):
-            if not np.isfinite(line["loss"]):
-                raise UserError(
-                    f"{self.name}: the loss is {line['loss']} at step "
-                    f"{step - len(fetched) + number + 1}; the last checkpoint is of step "
-                    f"{self.checkpoints.latest_step()}. Lower config.{self.name}.optim.lr"
-                )
+    def _save(self, state: TrainState, progress: Progress, *, evaluated: bool) -> None:
+        progress.evaluated = evaluated
+        saved = self.batches.get_state() | {"loop": dataclasses.asdict(progress)}
+        self.checkpoints.save(state, saved)
+        if not evaluated:
+            self.checkpoints.wait()
+
+    def _collect(
+        self, fresh: list[tuple[int, dict, dict[str, Any]]], state: TrainState, progress: Progress
+    ) -> None:
+        """Fetch what the last steps returned, and look whether all are finite.
+
+        Only here: the device runs ahead of the host in between.
+        """
+        fetched = jax.device_get([scalars for _, _, scalars in fresh])
+        for (step, before, _), scalars in zip(fresh, fetched, strict=True):
+            scalars = {name: value.item() for name, value in scalars.items()}
+            if scalars["applied"]:
+                progress.pending.append(numbers_of(scalars))
+                continue
+            if progress.skipped == self.max_skipped:
+                self._stop(step, before, scalars, state, progress)
+            progress.skipped += 1
+            _LOG.warning(
+                "%s step %d is not finite and skipped, %d of at most %d: %s",
+                *(self.name, step, progress.skipped, self.max_skipped),
+                ", ".join(bad_parts(scalars)),
+            )
+        fresh.clear()
+
+    def _stop(self, step: int, before: dict, scalars: dict, state: TrainState, progress: Progress):
+        """Keep what is needed to see this step again, and say so."""
+        self.batches.set_state(before)
+        batch = next(self.batches)
+        folder, clips, wrong = self.dump.write(step, scalars, batch, state.params)
+        if not self.max_skipped and step - 1 > (self.checkpoints.latest_step() or 0):
+            # The state still is what it was before this step.
+            self.batches.set_state(before)
+            self._save(state, progress, evaluated=True)
+        self.checkpoints.wait()
+        stage = self.name.split()[0]
+        raise UserError(
+            f"{self.name}: step {step} is not finite ({', '.join(bad_parts(scalars))})"
+            + (f", after {progress.skipped} that were skipped" if progress.skipped else "")
+            + f". Clips: {', '.join(clips)}."
+            + (f" Not finite before anything is computed: {wrong}." if wrong else "")
+            + f" {folder} has the batch; the same command goes on from step "
+            f"{self.checkpoints.latest_step() or 0} and shows it again (with JAX_DEBUG_NANS=1 it "
+            f"names the operation). Lower config.{stage}.optim.lr, mend these clips, or leave such "
+            "steps out: --config.max_skipped=N"
+        )
+
+    def _log(self, step: int, progress: Progress, clock: "Clock") -> None:
+        lines = progress.pending or [{"loss": float("nan")}]  # where all were skipped
+        means = {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
+        progress.pending = []
+        if progress.skipped:
+            means["skipped"] = progress.skipped
         means["lr"] = float(self.learning_rate(step - 1))
         rate, left = clock.read(step)
         means["steps_per_second"] = rate

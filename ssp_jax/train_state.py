@@ -124,5 +124,6 @@ def replace_leaves(params: Mapping, leaves: Mapping[str, Any]) -> dict[str, Any]
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """A leaf's path as text, 'encoder/stages/0/norm/scale', whether its keys are int or str."""
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+    """A leaf's path as text, 'encoder/stages/0/norm/scale', of whatever kind its keys are."""
+    parts = (getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path)
+    return "/".join(map(str, parts))

@@ -1,6 +1,5 @@
 """Pure functions of one step: loss, gradients, update; and prediction for evaluation."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -112,20 +111,28 @@ def make_train_step(
     mesh: Mesh,
     shardings: TrainState,
     trained: frozenset[str],
-) -> Callable[[TrainState, AVBatch, jax.Array], tuple[TrainState, dict[str, Array]]]:
-    """The jitted, sharded step: (state, batch, key) -> (state, scalars). The state is donated.
+    *,
+    skip: bool = False,
+) -> Callable[[TrainState, AVBatch, jax.Array, int], tuple[TrainState, dict[str, Array]]]:
+    """The jitted, sharded step: (state, batch, key, number) -> (state, scalars).
 
-    Gradients are taken for the parameters named in `trained` only: what is frozen costs no
-    backward pass beyond what these need.
+    The state is donated. Gradients are taken for the parameters named in `trained` only: what is
+    frozen costs no backward pass beyond what these need.
+
+    A step whose loss, gradient or new parameters are not finite changes neither parameters nor
+    optimiser, and the scalar `applied` is False; `not_finite/gradient/MODULE` and
+    `not_finite/parameters/MODULE` say where. With `skip` the next step goes on. Without, the state
+    stays from there on: a step has an effect only on the state of its number, that of the steps
+    before it.
     """
     everywhere = replicated(mesh)
 
     @jax.jit(
-        in_shardings=(shardings, batch_sharding(mesh), everywhere),
+        in_shardings=(shardings, batch_sharding(mesh), everywhere, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
-    def train_step(state: TrainState, batch: AVBatch, key: jax.Array):
+    def train_step(state: TrainState, batch: AVBatch, key: jax.Array, number: jax.Array):
         """See `make_train_step`."""
         key = jax.random.fold_in(key, state.step)
 
@@ -135,12 +142,35 @@ def make_train_step(
         leaves, _ = split_trained(state.params, trained)
         (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(leaves)
         updates, opt_state = tx.update(grads, state.opt_state, leaves)
-        params = replace_leaves(state.params, optax.apply_updates(leaves, updates))
+        updated = optax.apply_updates(leaves, updates)
         scalars = {"loss": loss, "grad_norm": optax.global_norm(grads)} | parts
-        new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-        return new, scalars
+        checks = {
+            f"not_finite/{what}/{module}": ~jnp.isfinite(optax.global_norm(part))
+            for what, tree in (("gradient", grads), ("parameters", updated))
+            for module, part in _by_module(tree).items()
+        }
+        finite = jnp.isfinite(loss) & ~jnp.any(jnp.stack(list(checks.values())))
+        applied = finite & (state.step == number)
+
+        def if_applied(new, old):
+            return jax.tree.map(lambda x, y: jnp.where(applied, x, y), new, old)
+
+        new = TrainState(
+            step=state.step + (1 if skip else applied.astype(state.step.dtype)),
+            params=replace_leaves(state.params, if_applied(updated, leaves)),
+            opt_state=if_applied(opt_state, state.opt_state),
+        )
+        return new, scalars | checks | {"applied": applied}
 
     return train_step
+
+
+def _by_module(leaves: Mapping[str, Array]) -> dict[str, list[Array]]:
+    """Leaves by the first two names of their path: 'network/encoder', 'sound_classifier', ..."""
+    modules: dict[str, list[Array]] = {}
+    for name, leaf in leaves.items():
+        modules.setdefault("/".join(name.split("/")[:-1][:2]) or name, []).append(leaf)
+    return modules
 
 
 def compile_once(step: Callable, name: str) -> Callable:

@@ -6,20 +6,27 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from ssp_jax.processes import is_first
+
 
 class MetricsWriter:
-    """Appends scalars to `metrics.jsonl` and to TensorBoard events in one folder.
+    """Appends scalars to `metrics.jsonl` and to TensorBoard events in one folder; process 0 does.
 
     A resumed run first drops the lines of steps that it will do again, so that the file holds
     each step once.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int = 0):
+    def __init__(self, folder: Path, *, resume_step: int = 0, evaluated: bool = True):
+        """`evaluated`: False where the evaluation of `resume_step` will be done again, too."""
+        self._events = None
+        if not is_first():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step(line) is not None]
-            kept = [line for line in kept if _step(line) <= resume_step]
+            last = resume_step, resume_step if evaluated else resume_step - 1
+            lines = self._path.read_text().splitlines()
+            kept = [line for line in lines if _is_kept(line, *last)]
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(self._path)
@@ -27,6 +34,8 @@ class MetricsWriter:
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add one line {"step": step, name: value, ...}; not-a-number becomes null."""
+        if self._events is None:
+            return
         line = {"step": step} | {
             name: float(value) if math.isfinite(value) else None for name, value in scalars.items()
         }
@@ -37,12 +46,15 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flush the events."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
-def _step(line: str) -> int | None:
+def _is_kept(line: str, last_step: int, last_evaluation: int) -> bool:
     # A line cut off by a crash is not JSON; it is dropped.
     try:
-        return int(json.loads(line)["step"])
+        numbers = json.loads(line)
+        evaluation = any(name.startswith("val/") for name in numbers)
+        return int(numbers["step"]) <= (last_evaluation if evaluation else last_step)
     except (ValueError, KeyError, TypeError):
-        return None
+        return False

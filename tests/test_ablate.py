@@ -101,7 +101,6 @@ def runs(monkeypatch):
     runs = Runs()
     monkeypatch.setattr(command, "run", runs.run)
     monkeypatch.setattr(command, "rescore", runs.rescore)
-    monkeypatch.setattr(command.jax.config, "update", lambda *_: None)
     return runs
 
 

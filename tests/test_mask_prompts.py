@@ -51,6 +51,7 @@ def test_both_stages_in_one_command_then_the_second_alone(prepared, tmp_path):
     for name in ("avs", "avss"):
         config[name].steps = config[name].eval_every = 2
     config.avss.prompt.update({"source": "stage1", "truth": 0.5, "predicted": 0.4})
+    config.data.augment.update({"silence": 0.2, "noise": 0.2, "foreign_sound": 0.2})
     alone = config.copy_and_resolve_references()
     alone.stages = "avss"
     with pytest.raises(UserError, match="no finished stage avs"):
@@ -58,8 +59,11 @@ def test_both_stages_in_one_command_then_the_second_alone(prepared, tmp_path):
     results = run(config, tmp_path)
     made = {folder.name.rsplit("-", 1)[0] for folder in (prepared / "stage1_masks").iterdir()}
     assert made >= {f"builtin_tiny-{split}-own" for split in ("val", "test")}
-    assert any(name.startswith("builtin_tiny-train_v1s+") for name in made)
-    assert "builtin_tiny-test-foreign" in made
+    # Stage 1 hears what stage 2 hears, in training and in evaluation.
+    for sounds in ("own", "silence", "noise", "foreign"):
+        assert f"builtin_tiny-test-{sounds}" in made
+        train = "+".join(config.avss.train).replace(":", "-")
+        assert f"{train}-{sounds}" in made
     times = {path: path.stat().st_mtime_ns for path in prepared.glob("stage1_masks/*/0*")}
     assert run(alone, tmp_path) == {"avss": results["avss"]}
     alone.avss.prompt.stage1 = str(tmp_path / "avs")

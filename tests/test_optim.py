@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs.common import stage
+from ssp_jax.config import stage
 from ssp_jax.errors import UserError
 from ssp_jax.optim import make_optimizer, make_schedule, trained_names
 from ssp_jax.train_state import replace_leaves, split_trained

@@ -13,6 +13,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.init_from import read_weights
 from ssp_jax.phases import plan_phases
 from ssp_jax.stage import Stage
+from ssp_jax.stage_training import train_stage
 from ssp_jax.train_state import split_trained
 from tests.tiny_run import get_config
 
@@ -103,7 +104,7 @@ def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_pat
         original(self, state, data_state)
 
     monkeypatch.setattr(Checkpoints, "save", keep)
-    stage.train()
+    train_stage(stage)
     block = after[2]["encoder"]["stages"][0]["blocks"][0]
     frozen = before["network/encoder/stages/0/blocks/0/mlp_in/kernel"]
     np.testing.assert_array_equal(block["mlp_in"]["kernel"], frozen)
@@ -122,10 +123,10 @@ def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_pat
     # Killed at the end of the first phase: the second starts from the best of it all the same.
     monkeypatch.setattr(Checkpoints, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        make_stage(config, tmp_path / "killed").train()
+        train_stage(make_stage(config, tmp_path / "killed"))
     monkeypatch.setattr(Checkpoints, "save", keep)
     uninterrupted = after[4]
-    make_stage(config, tmp_path / "killed").train()
+    train_stage(make_stage(config, tmp_path / "killed"))
     jax.tree.map(np.testing.assert_array_equal, uninterrupted, after[4])
 
 
@@ -145,7 +146,7 @@ def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(Checkpoints, "save", keep)
     killed_at = None
-    make_stage(config, tmp_path / "plain").train()
+    train_stage(make_stage(config, tmp_path / "plain"))
     plain = saved.copy()
     saved.clear()
     config.data.kept_features, killed_at = "float32", 1
@@ -154,11 +155,11 @@ def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, ca
     monkeypatch.setattr(Stage, "put", lambda self, b: frames.append(b.frames.any()) or put(self, b))
     # Killed in the middle of the first phase.
     with pytest.raises(KeyboardInterrupt):
-        make_stage(config, tmp_path / "kept").train()
+        train_stage(make_stage(config, tmp_path / "kept"))
     killed_at = None
     stage = make_stage(config, tmp_path / "kept")
     with caplog.at_level("INFO"):
-        stage.train()
+        train_stage(stage)
     assert frames == [False, False, True, True]
     assert ": 0 to compute" in caplog.text
     assert "avs phase2 trains the encoder: reads no kept features" in caplog.text

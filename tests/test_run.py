@@ -1,6 +1,8 @@
 """The whole road at a tiny size: prepare, train, resume, evaluate, write."""
 
 import json
+import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +10,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from ssp_jax.checkpoints import Checkpoints
+from benchmarks import kills
 from ssp_jax.data.datasets import open_datasets
+from ssp_jax.data.transforms import decode_labels
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.init_from import initial_params, read_weights
 from ssp_jax.main import run
 from ssp_jax.run_folder import check_workdir
+from ssp_jax.score import __main__ as score
 from ssp_jax.stage import Stage
+from ssp_jax.stage_training import training_batches
 from ssp_jax.train_state import split_trained
 from ssp_jax.train_step import make_loss, make_train_step
 from tests.tiny_run import get_config
@@ -35,16 +41,6 @@ def whole_run(prepared, tmp_path_factory):
     return workdir, run(get_config(prepared), workdir)
 
 
-def _final_params(config, workdir):
-    data = open_datasets(config, config.avs.train)
-    stage = Stage(config, "avs", data, workdir / "avs")
-    checkpoints = Checkpoints(workdir / "avs" / "checkpoints")
-    states = stage.phases[-1].states
-    state, _ = checkpoints.restore(states.shapes, states.shardings)
-    checkpoints.close()
-    return jax.device_get(state.params)
-
-
 def test_writes_results_pictures_and_metrics(whole_run):
     workdir, results = whole_run
     assert json.loads((workdir / "results.json").read_text()) == results
@@ -52,6 +48,8 @@ def test_writes_results_pictures_and_metrics(whole_run):
     for result in results.values():
         assert 0 <= result["miou"] <= 1
         assert set(result) >= {"fscore", "foreign_sounds", "nothing", "moving", "visible"}
+        for sound in ("silence", "noise", "foreign_sounds"):
+            assert set(result[sound]) == {"miou", "fscore", "activated", "g_miou"}
         # Masks of every visible object are closer to the truth than none at all.
         assert result["visible"]["miou"] > result["nothing"]["miou"]
     assert all((workdir / p).exists() for p in ("avs/s4.png", "avs/ms3.png", "avss/avss.png"))
@@ -69,29 +67,52 @@ def test_a_finished_run_is_not_done_again(whole_run, prepared):
     assert (workdir / "avs/metrics.jsonl").read_bytes() == before
 
 
-def test_resumed_training_equals_uninterrupted(whole_run, prepared, tmp_path, monkeypatch):
+def test_killed_runs_end_as_one_left_alone(whole_run, prepared, tmp_path):
+    # The short form of `python -m benchmarks.kills`.
+    undisturbed = kills.Run(whole_run[0].parent, workdir=whole_run[0], prepared=Path(prepared))
+    run = kills.Run(
+        tmp_path,
+        prepared=Path(prepared),
+        config="tests/tiny_run.py",
+        arguments=["--config.stages=avs"],
+    )
+    by_name = {moment.name: moment for moment in kills.moments(["avs"])}
+    for name, number in (
+        ("avs: saving the state", signal.SIGKILL),
+        ("avs: in a step", signal.SIGTERM),
+        ("avs: evaluating", signal.SIGKILL),
+    ):
+        assert kills.kill_at(run, by_name[name], random.Random(0), number), name
+    run.finish()
+    assert kills.differences(undisturbed, run, ["avs"], results=("s4", "ms3")) == []
+
+
+def test_saved_masks_score_as_the_run_does(whole_run, prepared, tmp_path):
+    workdir, results = whole_run
     config = get_config(prepared)
-    config.stages = "avs"
-    calls = []
-    original = Checkpoints.save
-
-    def save_then_die(self, state, data_state):
-        original(self, state, data_state)
-        self.wait()
-        if not calls:
-            calls.append(int(state.step))
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "save", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path)
-    assert calls == [2]
-    run(config, tmp_path)
-    uninterrupted = _final_params(get_config(prepared), whole_run[0])
-    resumed = _final_params(config, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, uninterrupted, resumed)
-    steps = [json.loads(x)["step"] for x in (tmp_path / "avs/metrics.jsonl").open()]
-    assert sorted(set(steps)) == [1, 2, 3, 4]
+    config.save_masks, config.negative_sounds = True, ""
+    run(config, workdir)
+    data = open_datasets(config, config.avs.train)
+    for stage, name, binary in (("avs", "ms3", True), ("avss", "avss", False)):
+        truth = tmp_path / name
+        source = data.source(config[stage].test[name])
+        for clip in (source[index] for index in range(len(source))):
+            (truth / clip.uid).mkdir(parents=True)
+            for second, encoded in enumerate(clip.labels):
+                labels = decode_labels(encoded, where=clip.uid)
+                picture = Image.fromarray(255 * np.uint8(labels > 0) if binary else labels)
+                picture.save(truth / clip.uid / f"{second + binary}.png")
+        flags = [f"--pred={workdir / stage / 'masks' / name}", f"--truth={truth}"]
+        if not binary:
+            classes = {name: index + 1 for index, name in enumerate(data.class_names)}
+            (truth / "label2idx.json").write_text(json.dumps(classes))
+        scores = score.run([*flags, f"--benchmark={name}"])
+        assert scores["miou"] == pytest.approx(results[name]["miou"], abs=1e-6)
+        assert scores["activated"] == pytest.approx(results[name]["activated"], abs=1e-6)
+        # Soft masks have 8 bits.
+        assert scores["fscore"] == pytest.approx(
+            results[name]["fscore"], abs=5e-3 if binary else 1e-6
+        )
 
 
 def test_stage_two_starts_from_stage_one(whole_run, prepared):
@@ -144,40 +165,10 @@ def test_the_step_compiles_once(whole_run, prepared):
     )
     step = make_train_step(loss, phase.tx, stage.mesh, stage.shardings, phase.trained)
     state, key = phase.states.new(jax.random.key(0)), jax.random.key(0)
-    with stage._train_batches() as batches:
-        for _ in range(3):
-            state, _ = step(state, stage.put(next(batches)), key)
+    with training_batches(stage) as batches:
+        for number in range(3):
+            state, _ = step(state, stage.put(next(batches)), key, number)
     assert step._cache_size() == 1
-
-
-def test_one_and_eight_devices_give_the_same_loss(prepared, whole_run):
-    script = (
-        "import sys, jax\n"
-        "jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))\n"
-        "from tests.tiny_run import get_config\n"
-        "from ssp_jax.data.datasets import open_datasets\n"
-        "from ssp_jax.stage import Stage\n"
-        "from ssp_jax.train_step import make_loss\n"
-        "from pathlib import Path\n"
-        "config = get_config(sys.argv[2])\n"
-        "config.mesh.fsdp = int(sys.argv[3])\n"
-        "stage = Stage(config, 'avs', open_datasets(config, config.avs.train), Path('unused'))\n"
-        "loss = make_loss(stage.graphdef, num_classes=2, max_targets=2,\n"
-        "    criterion=config.avs.criterion.to_dict(), listen=config.avs.listen.to_dict())\n"
-        "batch = stage.put(next(stage._train_batches()))\n"
-        "key = jax.random.key(0)\n"
-        "params = stage.phases[0].states.new(key).params\n"
-        "value = jax.jit(loss)(params, batch, key)[0]\n"
-        "print('LOSS', jax.device_count(), float(value))\n"
-    )
-    losses = []
-    for devices, fsdp in (("1", "1"), ("8", "1"), ("8", "2")):
-        command = [sys.executable, "-c", script, devices, prepared, fsdp]
-        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        name, count, value = output.stdout.split()[-3:]
-        assert (name, count) == ("LOSS", devices)
-        losses.append(float(value))
-    np.testing.assert_allclose(losses[1:], losses[0], rtol=1e-5)
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):

@@ -101,14 +101,16 @@ def test_a_compiled_step_refuses_other_shapes(caplog):
     step = compile_once(step, "avss")
     state = phase.states.new(jax.random.key(0))
     with caplog.at_level("INFO", logger="ssp_jax.train_step"):
-        for _ in range(2):
-            state, scalars = step(state, example_batch(), jax.random.key(1))
+        for number in range(2):
+            state, scalars = step(state, example_batch(), jax.random.key(1), number)
     assert np.isfinite(scalars["loss"])
     assert int(state.step) == 2
     assert len(caplog.messages) == 1
     assert "GB a device" in caplog.messages[0]
     with pytest.raises(TypeError):
-        step(state, fake_batch(8, num_classes=5, num_sounds=0, reference=True), jax.random.key(1))
+        step(
+            state, fake_batch(8, num_classes=5, num_sounds=0, reference=True), jax.random.key(1), 2
+        )
 
 
 def test_prediction_reads_the_prompt():

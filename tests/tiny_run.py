@@ -19,7 +19,12 @@ TINY_MODEL = {
 
 
 def get_config(prepared_dir: str = "prepared", kind: str = "baseline"):
-    """The demo of that kind on `builtin_tiny`, four steps a stage."""
+    """The demo of that kind on `builtin_tiny`, four steps a stage.
+
+    In a command line: --config=tests/tiny_run.py:PREPARED_DIR,KIND
+    """
+    if "," in prepared_dir:
+        prepared_dir, kind = prepared_dir.split(",")
     config = demo.get_config(kind)
     config.model.update(TINY_MODEL)
     config.prepared_dir = prepared_dir

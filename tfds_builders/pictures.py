@@ -1,6 +1,7 @@
 """Reads frames and label maps, each with the checks that its format allows."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,25 @@ from PIL import Image
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
-def open_picture(path: Path) -> tuple[Image.Image, bytes]:
+def open_picture(
+    path: Path, *, formats: Sequence[str] | None = None, max_pixels: int | None = None
+) -> tuple[Image.Image, bytes]:
     """A fully decoded picture and its file's bytes.
+
+    Args:
+      formats: Pillow's names of those to accept. max_pixels: a larger one is not decoded.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: the file cannot be read or decoded to its end.
+      ValueError: the file cannot be read or decoded to its end, or is larger.
     """
     try:
         encoded = path.read_bytes()
         if not encoded:
             raise ValueError("the file is empty")
-        picture = Image.open(io.BytesIO(encoded))
+        picture = Image.open(io.BytesIO(encoded), formats=formats)
+        if max_pixels and picture.width * picture.height > max_pixels:
+            raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
         picture.load()
     except FileNotFoundError:
         raise

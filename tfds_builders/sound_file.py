@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Int16
+from jaxtyping import Float, Int16
 
 from tfds_builders.features import SAMPLE_RATE
 
@@ -38,7 +38,12 @@ def read_waveform(path: Path) -> Int16[np.ndarray, " n"]:
             f"sound too short: {len(mono)} samples at 16 kHz, expected at least {WINDOW_SAMPLES}"
             " (one VGGish window, 0.975 s)"
         )
-    return np.clip(np.rint(mono * 32768.0), -32768, 32767).astype(np.int16)
+    return as_int16(mono)
+
+
+def as_int16(samples: Float[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
+    """Samples in -1..1 as 16-bit PCM, rounded; what is louder is clipped."""
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def num_windows(num_samples: int) -> int:

@@ -56,7 +56,11 @@ class ClipStore:
         return self.num_clips
 
     def write(self, records: Iterable[bytes]) -> None:
-        """Add clips in order, from `next_clip` on; a shard appears when it is whole."""
+        """Add clips in order, from `next_clip` on; a shard appears when it is whole.
+
+        Raises:
+          UserError: the disk is full.
+        """
         clip, writer, temporary = self.next_clip(), None, None
         self.folder.mkdir(parents=True, exist_ok=True)
         for record in records:
@@ -65,10 +69,18 @@ class ClipStore:
                 temporary = target.with_suffix(".tmp")
                 options = "group_size:1" + ("" if self.compressed else ",uncompressed")
                 writer = array_record_module.ArrayRecordWriter(str(temporary), options)
-            writer.write(record)
             clip += 1
-            if clip % self.clips_per_shard == 0 or clip == self.num_clips:
-                writer.close()
+            whole = clip % self.clips_per_shard == 0 or clip == self.num_clips
+            try:
+                writer.write(record)
+                if whole:
+                    writer.close()
+            except RuntimeError as error:
+                raise UserError(
+                    f"{temporary}: cannot be written ({error}). What was finished is kept; once "
+                    "there is room, the same command goes on"
+                ) from error
+            if whole:
                 temporary.replace(target)
                 writer = None
 

@@ -21,9 +21,10 @@ from ssp_jax.clip_tokens import (
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
-from ssp_jax.flow.estimators import make_estimator
+from ssp_jax.flow.estimators import Estimator, make_estimator
 from ssp_jax.flow.mask import flow_masks
 from ssp_jax.flow.store import FlowStore, add_flow, open_flow
+from ssp_jax.processes import in_turn
 from ssp_jax.prompts.texts import NO_TEXTS, Texts, mirrored, read_texts, vary_texts
 from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
 from tfds_builders.prepare import GENERATED
@@ -79,6 +80,17 @@ def check_companions(config: ConfigDict, benchmarks: Collection[str]) -> None:
         raise UserError("\n".join(problems))
 
 
+def flow_settings(config: ConfigDict) -> tuple[Estimator, int, dict[str, Any]]:
+    """What `config.flow` says: estimator, size of its flows, arguments of `flow.mask.flow_masks`.
+
+    Raises:
+      UserError: see `make_estimator`.
+    """
+    settings = config.flow.to_dict()
+    name, weights, size = (settings.pop(key) for key in ("estimator", "weights", "size"))
+    return make_estimator(name, weights or None), size, settings
+
+
 class Companions:
     """What lies beside the clips that 'benchmark:split' words name, each made once."""
 
@@ -101,11 +113,10 @@ class Companions:
           UserError: see `make_estimator`, `add_flow`, `open_flow`.
         """
         if words not in self._flow_masks:
-            settings = self._config.flow.to_dict()
-            name, weights, size = (settings.pop(key) for key in ("estimator", "weights", "size"))
+            estimator, size, settings = flow_settings(self._config)
             source = self._data.source(words)
-            add_flow(source, make_estimator(name, weights or None), size=size)
-            masks = FlowMasks(open_flow(source, name), tuple(sorted(settings.items())))
+            in_turn(lambda: add_flow(source, estimator, size=size))
+            masks = FlowMasks(open_flow(source, estimator.name), tuple(sorted(settings.items())))
             self._flow_masks[words] = masks
         return self._flow_masks[words]
 
@@ -126,7 +137,7 @@ class Companions:
         """
         if words not in self._visual_tokens:
             source, weights = self._data.source(words), Path(self._config.clip.weights)
-            add_clip_tokens(source, weights)
+            in_turn(lambda: add_clip_tokens(source, weights))
             self._visual_tokens[words] = open_clip_tokens(source, weights)
         return self._visual_tokens[words]
 
@@ -141,9 +152,13 @@ class Companions:
             return Tokeniser(self._config.texts.tokeniser)
         (folder,) = self._data.folders.values()
         path = Path(folder) / _TOKENISER
-        if path.exists():
-            return Tokeniser(path)
-        return train_tokeniser(_own_texts(ClipSource([(folder, "train")])), path)
+
+        def own() -> Tokeniser:
+            if path.exists():
+                return Tokeniser(path)
+            return train_tokeniser(_own_texts(ClipSource([(folder, "train")])), path)
+
+        return in_turn(own)
 
     @functools.cached_property
     def _from_file(self) -> dict[str, Texts]:

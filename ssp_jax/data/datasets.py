@@ -108,7 +108,7 @@ def read_spec(
         **prompts,
         sound_names=data.sound_names,
         sounds_from=config.data.sounds_from,
-        class_names=data.class_names if config.data.sounds_from == "labels" else (),
+        class_names=data.class_names,
     )
 
 

@@ -112,6 +112,17 @@ def windows_for_frames(
     return np.concatenate([windows, filler])
 
 
+def noise_windows(
+    num_frames: int, rng: np.random.Generator, level: float = 1.0
+) -> Float[np.ndarray, "num_frames 96 64"]:
+    """The windows of white noise, its samples uniform in -level..level (float32).
+
+    At level 1, as AVSBench-Robust makes it, that is -4.8 dB of full scale (root mean square).
+    """
+    count = HOP * (num_frames * FRAMES - 1) + WINDOW
+    return log_mel_windows(rng.uniform(-level, level, count))
+
+
 def silent_windows(num_frames: int) -> Float[np.ndarray, "num_frames 96 64"]:
     """The windows of a clip without any sound: log(0.01) everywhere (float32)."""
     return np.full((num_frames, FRAMES, BANDS), SILENCE, np.float32)

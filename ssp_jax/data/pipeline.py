@@ -7,7 +7,6 @@ resuming is exact, and neither processes nor workers change what a batch holds.
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import grain
 import numpy as np
@@ -15,14 +14,15 @@ from absl import flags
 
 from ssp_jax.batch import AVBatch
 from ssp_jax.data.order import EvalOrder, TrainOrder, Visit
-from ssp_jax.data.reader import Beside, FrameCache, FrameReader, ReadSpec, Reference, Slots
-from ssp_jax.data.sounds import foreign_clips, lender_for, table_sounds
+from ssp_jax.data.reader import Beside, FrameCache, FrameReader, Heard, ReadSpec, Reference, Slots
+from ssp_jax.data.sounds import NEGATIVE_SOUNDS, Sounds, foreign_clips, lender_for, table_sounds
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 
 # Streams of random numbers, apart from those of `order`.
-_GEOMETRY, _COLOUR, _SOUND, _REFERENCE = 2, 3, 4, 5
+_GEOMETRY, _COLOUR, _SOUND, _REFERENCE, _NOISE = 2, 3, 4, 5, 6
+_NOISE_LEVELS = -2.0, 0.0  # in training, powers of ten: 40 dB below full scale, full scale
 
 
 def frames_per_epoch(
@@ -60,7 +60,9 @@ def train_batches(
       batch_size: slots a step over all processes.
       annotated_only: only frames with labels; else also the others, with annotated = False.
       frames_per_clip: so many random frames of a clip a visit (less correlated batches), or all.
-      beside: flow masks, texts and what stage 1 predicted, of the same source.
+      augment: see `Augment`. A clip whose sound is replaced is labelled background.
+      beside: flow masks, texts and what stage 1 predicted, of the same source; with masks of
+        foreign sounds, these sounds are the ones that `eval_batches` gives by the same seed.
       references: probabilities that a visit's reference (`ReadSpec.reference`) is the ground truth
         or a prediction: stage 1's where `beside` has its masks, else the network's own; else it is
         empty.
@@ -86,7 +88,7 @@ def eval_batches(
     spec: ReadSpec,
     *,
     batch_size: int,
-    sounds: Literal["own", "foreign", "silence"] = "own",
+    sounds: Sounds = "own",
     beside: Beside | None = None,
     reference: Reference = "empty",
     seed: int = 0,
@@ -103,27 +105,39 @@ def eval_batches(
     All processes get the same number of batches. See `train_batches` for the other arguments.
 
     Args:
-      sounds: own; foreign: each clip hears another clip of the source, of other classes where
-        possible, a fixed permutation by `seed`; silence. Labels are always the clip's own.
+      sounds: own; silence; noise, white and of full scale; foreign: each clip hears another clip
+        of the source, where possible of classes that it does not show, a fixed permutation by
+        `seed`. Labels are always the clip's own.
       beside: flow masks, texts and what stage 1 predicted, of the same source (and sounds).
-      reference: of every slot that has one, see `FrameReader.read`.
+      reference: of every slot that has one, see `FrameReader.read`; under another sound the truth
+        is that nothing sounds.
 
     Raises:
       UserError: an unknown choice of sounds, foreign sounds with fewer than two clips, a batch size
         not divisible by the processes; from the iterator: an image cannot be decoded.
     """
-    if sounds not in ("own", "foreign", "silence"):
-        raise UserError(f"sounds: expected own, foreign or silence, got {sounds!r}")
-    lenders = None
-    if sounds == "foreign":
-        if len(source) < 2:
-            raise UserError(f"{source.name}: foreign sounds need two clips, got {len(source)}")
-        lenders = foreign_clips(table_sounds(source.table.category, spec.sound_names)[0], seed)
+    if sounds not in ("own", *NEGATIVE_SOUNDS):
+        raise UserError(
+            f"sounds: expected own or one of {', '.join(NEGATIVE_SOUNDS)}, got {sounds!r}"
+        )
     order = EvalOrder(_counts(source, annotated_only))
     reader = FrameReader(source, spec, cache if num_workers == 0 else None, beside)
+    lenders = _foreign_clips(reader, seed) if sounds == "foreign" else None
+    if sounds != "own" and reference == "truth":
+        reference = "empty"
     share = _Share(batch_size, process_index, process_count)
-    make = _EvalBatch(reader, order, share, lenders, sounds == "silence", reference)
+    make = _EvalBatch(reader, order, share, sounds, lenders, reference, seed)
     return Batches(make, -(-order.epoch_size // batch_size), num_workers, num_threads)
+
+
+def _foreign_clips(reader: FrameReader, seed: int) -> np.ndarray:
+    """`foreign_clips` of a source, off screen where the data set knows what is visible."""
+    count = len(reader.source)
+    if count < 2:
+        raise UserError(f"{reader.source.name}: foreign sounds need two clips, got {count}")
+    classes, _ = table_sounds(reader.table.category, reader.spec.sound_names)
+    visible = [reader.visible(clip) for clip in range(count)]
+    return foreign_clips(classes, seed, None if visible[0] is None else np.stack(visible))
 
 
 def _counts(source: ClipSource, annotated_only: bool) -> np.ndarray:
@@ -256,11 +270,13 @@ class _TrainBatch:
     def __init__(self, reader, order: TrainOrder, share: _Share, augment, references, seed: int):
         self._reader, self._order, self._share = reader, order, share
         self._augment, self._references, self._seed = augment, references, seed
-        self._classes = self._known = None
+        self._classes = self._known = self._lenders = None
         if augment.foreign_sound > 0:
             self._classes, self._known = table_sounds(
                 reader.table.category, reader.spec.sound_names
             )
+            if "foreign" in (reader.beside.masks or {}):
+                self._lenders = _foreign_clips(reader, seed)
 
     def __call__(self, number: int) -> Slots:
         start = self._share.start(number)
@@ -269,50 +285,63 @@ class _TrainBatch:
 
     def _read(self, visit: Visit) -> Slots:
         augment = self._augment
-        lender, silent = self._other_sound(visit)
-        own_sound = not silent and lender is None
+        heard = self._heard(visit)
         return self._reader.read(
             visit.clip,
             visit.seconds,
-            lender=lender,
-            silent=silent,
+            heard=heard,
             geometry=augment.geometry(self._rng(visit, _GEOMETRY)),
             colour=augment.colour(self._rng(visit, _COLOUR)),
-            unlabelled=not own_sound,
-            reference=self._reference(visit, own_sound),
-            texts=own_sound,
+            # What is visible stays visible whatever is heard.
+            unlabelled=heard.kind != "own" and self._reader.spec.labels_from == "labels",
+            reference=self._reference(visit),
         )
 
-    def _reference(self, visit: Visit, own_sound: bool) -> Reference:
+    def _reference(self, visit: Visit) -> Reference:
         truth, predicted = self._references
         drawn = self._rng(visit, _REFERENCE).random()
         if drawn < truth:
             return "truth"
         if drawn >= truth + predicted:
             return "empty"
-        if self._reader.beside.masks is None:
-            return "own"
-        # What stage 1 predicted, like the texts, is about the clip's own sound.
-        return "stage1" if own_sound else "empty"
+        return "own" if self._reader.beside.masks is None else "stage1"
 
     def _rng(self, visit: Visit, stream: int) -> np.random.Generator:
         # By epoch and clip, not by batch: a clip that straddles two batches is varied alike.
         return np.random.default_rng([self._seed, visit.epoch, stream, visit.clip])
 
-    def _other_sound(self, visit: Visit) -> tuple[int | None, bool]:
-        rng, augment = self._rng(visit, _SOUND), self._augment
-        foreign, silent = rng.random(2) < (augment.foreign_sound, augment.silence)
-        if silent or not foreign:
-            return None, bool(silent)
-        return lender_for(visit.clip, self._classes, self._known, rng), False
+    def _heard(self, visit: Visit) -> Heard:
+        rng, negatives = self._rng(visit, _SOUND), self._augment.negatives
+        place = np.searchsorted(np.cumsum([*negatives.values()]), rng.random(), side="right")
+        drawn = [*negatives, "own"][place]
+        if drawn == "silence":
+            return Heard("silence")
+        if drawn == "noise":
+            seed = (self._seed, visit.epoch, _NOISE, visit.clip)
+            return Heard("noise", seed=seed, level=10 ** rng.uniform(*_NOISE_LEVELS))
+        lender = self._lender(visit.clip, rng) if drawn == "foreign" else None
+        return Heard() if lender is None else Heard("foreign", lender)
+
+    def _lender(self, clip: int, rng: np.random.Generator) -> int | None:
+        """A clip whose sound is off screen, or None where that is not known of any."""
+        visible = self._reader.visible(clip)
+        if self._lenders is None:
+            return lender_for(clip, self._classes, self._known, rng, visible)
+        lender = int(self._lenders[clip])  # that stage 1 heard
+        shown = self._classes[clip] if visible is None else visible
+        known = self._known[clip] and self._known[lender]
+        return lender if known and not (self._classes[lender] @ shown) else None
 
 
 class _EvalBatch:
     """Batch number -> slots, the last ones padded."""
 
-    def __init__(self, reader, order: EvalOrder, share: _Share, lenders, silent: bool, reference):
+    def __init__(
+        self, reader, order: EvalOrder, share: _Share, sounds: Sounds, lenders, reference, seed: int
+    ):
         self._reader, self._order, self._share = reader, order, share
-        self._lenders, self._silent, self._reference = lenders, silent, reference
+        self._sounds, self._lenders = sounds, lenders
+        self._reference, self._seed = reference, seed
 
     def __call__(self, number: int) -> Slots:
         start = self._share.start(number)
@@ -320,10 +349,14 @@ class _EvalBatch:
             self._reader.read(
                 visit.clip,
                 visit.seconds,
-                lender=None if self._lenders is None else int(self._lenders[visit.clip]),
-                silent=self._silent,
+                heard=self._heard(visit.clip),
                 reference=self._reference,
             )
             for visit in self._order.visits(start, start + self._share.size)
         ]
         return _pack(self._reader, self._share.size, parts)
+
+    def _heard(self, clip: int) -> Heard:
+        if self._sounds == "foreign":
+            return Heard("foreign", int(self._lenders[clip]))
+        return Heard(self._sounds, seed=(self._seed, _NOISE, clip))

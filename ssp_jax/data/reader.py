@@ -6,7 +6,7 @@ Runs in threads and worker processes: no JAX here.
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -22,6 +22,21 @@ Slots = dict[str, np.ndarray]  # AVBatch's fields by name, for a number of slots
 
 
 @dataclasses.dataclass(frozen=True)
+class Heard:
+    """What is heard in a clip.
+
+    Attributes:
+      kind: its own sound, or one that replaces it.
+      lender: foreign: the clip that is heard. seed, level: noise: of `log_mel.noise_windows`.
+    """
+
+    kind: sounds.Sounds = "own"
+    lender: int | None = None
+    seed: tuple[int, ...] = ()
+    level: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class ReadSpec:
     """How clips become arrays; the same for training and evaluation.
 
@@ -33,7 +48,8 @@ class ReadSpec:
       label_rule: `transforms.resize_labels`; bilinear_above_zero only for binary labels.
       sound_names: the S sound classes, possibly none.
       sounds_from: category (of the clip) or labels (classes of the annotated frame; semantic data).
-      class_names: name of each class index, background first; needed for sounds_from = labels.
+      class_names: name of each class index, background first; needed for sounds_from = labels and
+        to know which foreign sounds are off screen.
       short_audio: `log_mel.windows_for_frames`.
       reference: slots have a reference (method 3.6, 4.2). flow_mask: slots have a flow mask.
       text_length: L, tokens of a clip's texts; 0 for slots without.
@@ -106,7 +122,8 @@ class Beside:
     """What lies beside a source's clips, in their order; None where a run has no use for it.
 
     Attributes:
-      masks: what stage 1 predicted, maps of the annotated frames. flow_masks: M_O, of all frames.
+      masks: what stage 1 predicted by the sound that it heard, maps of the annotated frames.
+      flow_masks: M_O, of all frames.
       texts: 'text_ids', 'text_types', 'text_mask', (2, clips + 1, L): as they are and as they would
         be of the mirrored clip; the last row is "no text".
       visual_tokens: CLIP's, of the annotated frames.
@@ -114,7 +131,7 @@ class Beside:
         the frames, and must be of annotated frames that no transform changes.
     """
 
-    masks: ClipMaps | None = None
+    masks: Mapping[sounds.Sounds, ClipMaps] | None = None
     flow_masks: ClipMaps | None = None
     texts: dict[str, np.ndarray] | None = None
     visual_tokens: ClipTokens | None = None
@@ -172,24 +189,20 @@ class FrameReader:
         index: int,
         seconds: Sequence[int],
         *,
-        lender: int | None = None,
-        silent: bool = False,
+        heard: Heard = Heard(),
         geometry: transforms.Geometry | None = None,
         colour: transforms.Colour | None = None,
         unlabelled: bool = False,
         reference: Reference = "empty",
-        texts: bool = True,
     ) -> Slots:
         """One slot per second asked for, as AVBatch's fields.
 
         Args:
-          lender: the clip whose sound (and sound classes) replace this clip's.
-          silent: silence replaces the sound; no class sounds.
+          heard: what sounds, with its sound classes: none in silence and noise.
           geometry, colour: transforms of the frames; the geometry moves the labels likewise.
           unlabelled: all labels are background, since what is seen is not what sounds.
-          reference: where slots have one: what the labels say sounds, what stage 1 predicted, the
-            network's own first guess, or nothing.
-          texts: False leaves the clip's texts out, where slots have any.
+          reference: where slots have one: what the labels say sounds, what stage 1 predicted when
+            it heard a sound of this kind, the network's own first guess, or nothing.
 
         Raises:
           UserError: an image cannot be decoded; names data set, clip and frame.
@@ -211,21 +224,16 @@ class FrameReader:
             if self.spec.reference:
                 mask = blank
                 if reference == "stage1" and has_labels:
-                    mask = self._map("masks", index, second)
+                    maps = (self.beside.masks or {}).get(heard.kind)
+                    mask = self._map("masks", maps, index, second)
                     mask = mask if geometry is None else geometry.labels(mask)
                 elif reference == "truth":
                     mask = np.uint8(255) * (labels[-1] > 0)
                 references.append(mask)
             if self.spec.flow_mask:
-                mask = self._map("flow_masks", index, second)
+                mask = self._map("flow_masks", self.beside.flow_masks, index, second)
                 flow_masks.append(mask if geometry is None else geometry.labels(mask))
-        heard = index if lender is None else lender
-        speaker = clip if lender is None else _Once(self.source, lender)
-        windows = self._windows(speaker, heard, int(self.table.num_frames[index]))
-        which, known = self._sounds(speaker, heard, seconds)
-        if silent:
-            windows = log_mel.silent_windows(len(windows))
-            which, known = np.zeros_like(which), np.ones_like(known)
+        windows, which, known = self._heard(clip, index, seconds, heard)
         slots = {}
         if self.spec.reference:
             slots["reference"] = np.stack(references)
@@ -234,9 +242,8 @@ class FrameReader:
             slots["flow_mask"] = np.stack(flow_masks)
         if self.spec.text_length:
             mirrored = int(geometry is not None and geometry.flip)
-            row = index if texts else -1
             for name, array in self.beside.texts.items():
-                slots[name] = np.tile(array[mirrored, row], (len(seconds), 1))
+                slots[name] = np.tile(array[mirrored, index], (len(seconds), 1))
         if self.spec.visual_tokens:
             slots["visual_tokens"] = self._tokens(index, seconds, annotated)
         if features is not None:
@@ -266,6 +273,22 @@ class FrameReader:
         clip = self.source[index]
         maps = [_further_map(clip, name, second) for second in seconds]
         return np.stack([transforms.resize_labels(m, self.spec.label_size) for m in maps])
+
+    def visible(self, index: int) -> Float[np.ndarray, " S"] | None:
+        """Multi-hot: the sound classes in the picture, silent ones too. None where the data set
+        does not know them, as only the built-in benchmark does."""
+        if not self._knows_visible:
+            return None
+        clip, names = self.source[index], (self.spec.class_names, self.spec.sound_names)
+        shown = sounds.category_sounds(clip.category, self.spec.sound_names)[0]
+        for second in range(len(clip.maps["objects"])):
+            objects = _further_map(clip, "objects", second)
+            shown = np.maximum(shown, sounds.label_sounds(objects, *names))
+        return shown
+
+    @functools.cached_property
+    def _knows_visible(self) -> bool:
+        return bool(self.spec.sound_names) and "objects" in self.source[0].maps
 
     def empty(self, count: int) -> Slots:
         """Slots without a frame: zeros, valid = False, clip = -1; to be filled."""
@@ -328,9 +351,10 @@ class FrameReader:
 
         return self._kept(("label", index, second), make)
 
-    def _map(self, name: str, index: int, second: int) -> UInt8[np.ndarray, "s s"]:
+    def _map(
+        self, name: str, maps: ClipMaps | None, index: int, second: int
+    ) -> UInt8[np.ndarray, "s s"]:
         """A map that lies beside the clip, at the label size."""
-        maps = getattr(self.beside, name)
         size = self.spec.label_size
 
         def make():
@@ -348,6 +372,21 @@ class FrameReader:
         if annotated.any():
             tokens[annotated] = self.beside.visual_tokens.read(index)[np.array(seconds)[annotated]]
         return tokens
+
+    def _heard(self, clip: "_Once", index: int, seconds: Sequence[int], heard: Heard):
+        """(windows of all frames; sounds, sounds_known of the seconds)."""
+        num_frames = int(self.table.num_frames[index])
+        if heard.kind in ("silence", "noise"):
+            if heard.kind == "silence":
+                windows = log_mel.silent_windows(num_frames)
+            else:
+                rng = np.random.default_rng(heard.seed)
+                windows = log_mel.noise_windows(num_frames, rng, heard.level)
+            none = np.zeros((len(seconds), len(self.spec.sound_names)), np.float32)
+            return windows, none, np.ones(len(seconds), bool)
+        if heard.lender is not None:
+            clip, index = _Once(self.source, heard.lender), heard.lender
+        return self._windows(clip, index, num_frames), *self._sounds(clip, index, seconds)
 
     def _windows(
         self, clip: "_Once", index: int, num_frames: int

@@ -1,9 +1,31 @@
 """Which classes sound in a clip, and which clips may lend their sound to another."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+
+from ssp_jax.errors import UserError
+
+Sounds = Literal["own", "silence", "noise", "foreign"]
+# What nothing in the picture makes (AVSBench-Robust, arXiv 2502.00358).
+NEGATIVE_SOUNDS: tuple[Sounds, ...] = ("silence", "noise", "foreign")
+
+
+def negative_sounds(words: str) -> list[str]:
+    """The sounds that `config.negative_sounds` asks for, as 'silence,noise,foreign', or none.
+
+    Raises:
+      UserError: an unknown one.
+    """
+    asked = [word.strip() for word in words.split(",") if word.strip()]
+    if not set(asked) <= set(NEGATIVE_SOUNDS):
+        raise UserError(
+            f"config.negative_sounds={words!r}: expected some of {', '.join(NEGATIVE_SOUNDS)}, "
+            "separated by commas, or nothing"
+        )
+    return [sound for sound in NEGATIVE_SOUNDS if sound in asked]
 
 
 def category_sounds(
@@ -44,12 +66,19 @@ def table_sounds(
     return sounds, np.array([pair[1] for pair in pairs], bool)
 
 
-def foreign_clips(sounds: Float[np.ndarray, "clips S"], seed: int) -> Int[np.ndarray, " clips"]:
+def foreign_clips(
+    sounds: Float[np.ndarray, "clips S"],
+    seed: int,
+    visible: Float[np.ndarray, "clips S"] | None = None,
+) -> Int[np.ndarray, " clips"]:
     """For each clip another clip whose sound it is given, fixed by the seed.
 
     A permutation without fixed points (every sound is used once), in which as few clips as a
-    search by swaps finds get a sound that shares a class with their own. For evaluation with
-    foreign sounds (issue "A model that listens").
+    search by swaps finds get a sound of a class that they show. For evaluation with foreign sounds
+    (issue "A model that listens").
+
+    Args:
+      sounds: multi-hot, what sounds. visible: what is in the picture; that alone if not given.
 
     Raises:
       ValueError: fewer than two clips.
@@ -62,7 +91,7 @@ def foreign_clips(sounds: Float[np.ndarray, "clips S"], seed: int) -> Int[np.nda
     partner = np.empty(count, np.int64)
     partner[order] = np.roll(order, 1)  # one cycle over all clips: no fixed point
     everyone = np.arange(count)
-    shares = (sounds @ sounds.T) > 0
+    shares = ((sounds if visible is None else visible) @ sounds.T) > 0
     clash = shares[everyone, partner]
     for clip in order:
         if not clash[clip]:
@@ -82,12 +111,15 @@ def lender_for(
     sounds: Float[np.ndarray, "clips S"],
     known: Bool[np.ndarray, " clips"],
     rng: np.random.Generator,
+    visible: Float[np.ndarray, " S"] | None = None,
 ) -> int | None:
-    """A random clip whose known sound classes share none with this clip's, or None.
+    """A random clip whose known sound classes share none with what this clip shows, or None.
 
-    None where this clip's classes are unknown or no such clip exists.
+    None where this clip's classes are unknown or no such clip exists. `visible`: multi-hot; what
+    sounds in the clip if not given.
     """
     if not known[clip]:
         return None
-    others = np.flatnonzero(known & (sounds @ sounds[clip] == 0))
+    shown = sounds[clip] if visible is None else visible
+    others = np.flatnonzero(known & (sounds @ shown == 0))
     return int(rng.choice(others)) if len(others) else None

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from ssp_jax.data.sounds import Sounds
 from ssp_jax.errors import UserError
 
 LabelRule = Literal["nearest", "bilinear_above_zero"]
@@ -30,7 +31,15 @@ def decode_frame(
     Raises:
       UserError: the bytes are no readable image; `where` (data set, clip, frame) is in the message.
     """
-    image = _decode(encoded, where, "an RGB frame (JPEG or PNG)").convert("RGB")
+    image = _decode(encoded, where, "an RGB frame (JPEG or PNG)")
+    return resize_frame(image, size, resample)
+
+
+def resize_frame(
+    image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A decoded frame as RGB at the model's size, see `decode_frame`."""
+    image = image.convert("RGB")
     if image.size != (size, size):
         image = image.resize((size, size), resample)
     return np.asarray(image)
@@ -108,9 +117,9 @@ class Augment:
         place, below 1 shrinks onto the mean colour, labelled background.
       brightness, contrast, saturation: factors are drawn from 1 - x .. 1 + x.
       hue: angles are drawn from -x .. x turns.
-      foreign_sound: probability that the clip sounds like another training clip of no common class:
-        nothing in the picture sounds, so all labels become background.
-      silence: probability that the clip falls silent; labels likewise.
+      foreign_sound: probability that the clip sounds like another training clip, of classes that
+        it does not show: nothing in the picture sounds, so all labels become background.
+      silence, noise: probabilities that silence or white noise replaces the sound; labels likewise.
     """
 
     flip: float = 0.0
@@ -121,17 +130,29 @@ class Augment:
     hue: float = 0.0
     foreign_sound: float = 0.0
     silence: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "scale", tuple(self.scale))
-        for key in ("flip", "foreign_sound", "silence"):
+        for key in ("flip", "foreign_sound", "silence", "noise"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"augment.{key}: expected a probability, got {getattr(self, key)}")
+        if sum(self.negatives.values()) > 1 + 1e-9:
+            raise UserError(
+                f"augment.foreign_sound={self.foreign_sound}, silence={self.silence}, noise="
+                f"{self.noise}: of these cases one is drawn; expected at most 1 together"
+            )
         if len(self.scale) != 2 or not 0.0 < self.scale[0] <= self.scale[1]:
             raise UserError(f"augment.scale: expected 0 < lowest <= highest, got {self.scale}")
         for key in ("brightness", "contrast", "saturation", "hue"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"augment.{key}: expected 0..1, got {getattr(self, key)}")
+
+    @property
+    def negatives(self) -> dict[Sounds, float]:
+        """Probability of each sound that nothing in the picture makes."""
+        chances = {"silence": self.silence, "noise": self.noise, "foreign": self.foreign_sound}
+        return {kind: chance for kind, chance in chances.items() if chance > 0}
 
     def changes_to_frames(self) -> list[str]:
         """What moves or colours frames, as 'flip=0.5'."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Integer
 
+from ssp_jax.processes import gather_rows
+
 
 @dataclasses.dataclass(frozen=True)
 class MotionState:
@@ -25,6 +27,11 @@ class MotionState:
         return MotionState(
             *(a + b for a, b in zip(*map(dataclasses.astuple, (self, other)), strict=True))
         )
+
+    def over_processes(self) -> "MotionState":
+        """That of all processes together; each has to ask."""
+        counts = gather_rows({"counts": np.array([dataclasses.astuple(self)])})["counts"]
+        return MotionState(*counts.sum(0).tolist())
 
     def compute(self) -> Iterator[tuple[str, float]]:
         """(name, share): how much of the sounding, still objects was found with the right class;

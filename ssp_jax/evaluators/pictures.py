@@ -1,6 +1,6 @@
 """A picture of predictions beside the truth."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,12 @@ def overlay(
 def save_picture(
     path: Path,
     batch: AVBatch,
-    predict: Callable[[AVBatch], Integer[np.ndarray, "N h w"]],
+    predicted: Integer[np.ndarray, "N h w"],
     class_names: Sequence[str],
     columns: int = 10,
 ) -> None:
     """PNG with the first frames of a batch: frame, truth and prediction with class names."""
-    predicted, count = predict(batch), min(columns, int(batch.annotated.sum()))
+    count = min(columns, int(batch.annotated.sum()))
     figure = Figure(figsize=(1.6 * count, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, count, squeeze=False)

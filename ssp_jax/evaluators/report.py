@@ -1,32 +1,49 @@
 """Results as a table for the console."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-_ROWS = (
-    ("this model", ()),
-    ("this model, foreign sounds", ("foreign_sounds",)),
-    ("nothing", ("nothing",)),
-    ("everything", ("everything",)),
-    ("every moving object (oracle)", ("moving",)),
-    ("every visible object (oracle)", ("visible",)),
-)
+_SOUNDS = {
+    "this model": "",
+    "this model, silence": "silence",
+    "this model, white noise": "noise",
+    "this model, foreign sounds": "foreign_sounds",
+}
+_ROWS = _SOUNDS | {
+    "nothing": "nothing",
+    "everything": "everything",
+    "every moving object (oracle)": "moving",
+    "every visible object (oracle)": "visible",
+}
 
 
 def format_table(results: Mapping[str, Mapping]) -> str:
-    """mIoU / F-score in per cent: a row per predictor, a column per test set."""
-    header = ["", *(f"{name} mIoU / F" for name in results)]
-    rows = [header]
-    for title, path in _ROWS:
-        cells = []
-        for result in results.values():
-            for key in path:
-                result = result.get(key, {})
-            has = "miou" in result
-            cells.append(
-                f"{100 * result['miou']:.1f} / {100 * result['fscore']:.1f}" if has else ""
-            )
+    """mIoU / F-score in per cent: a row per predictor, a column per test set; then robustness."""
+    return "\n\n".join(filter(None, (_score_table(results), _robustness_table(results))))
+
+
+def _score_table(results: Mapping[str, Mapping]) -> str:
+    rows = [["", *(f"{name} mIoU / F" for name in results)]]
+    rows += _rows(_ROWS, results, ("miou", "fscore"))
+    return _aligned(rows)
+
+
+def _robustness_table(results: Mapping[str, Mapping]) -> str:
+    """Share of activated pixels and G-mIoU in per cent, under each sound."""
+    rows = [["", *(f"{name} activated / G-mIoU" for name in results)]]
+    rows += _rows(_SOUNDS, results, ("activated", "g_miou"))
+    return _aligned(rows) if len(rows) > 2 else ""
+
+
+def _rows(titles: Mapping[str, str], results: Mapping[str, Mapping], keys: Sequence[str]):
+    """A row per title that has scores: title -> key of the scores in a result, "" for its own."""
+    for title, key in titles.items():
+        scores = [result.get(key, {}) if key else result for result in results.values()]
+        cells = [" / ".join(f"{100 * s[k]:.1f}" for k in keys if k in s) for s in scores]
         if any(cells):
-            rows.append([title, *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+            yield [title, *cells]
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -12,6 +12,7 @@ from ssp_jax.evaluators.trivial import binary_scores
 from ssp_jax.metrics_binary import BinaryState, binary_frame_stats
 from ssp_jax.metrics_semantic import SemanticState, semantic_frame_stats
 from ssp_jax.protocols import Protocol
+from ssp_jax.sharding import own_rows
 
 # (params, batch on devices) -> class scores (N, K, h, w) at the batch's label size.
 Predict = Callable[[dict, AVBatch], jax.Array]
@@ -19,7 +20,7 @@ Predict = Callable[[dict, AVBatch], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationEvaluator:
-    """mIoU and F-score of one task; `run` yields (name, value).
+    """mIoU, F-score and share of activated pixels of one task; `run` yields (name, value).
 
     Attributes:
       binary: S4/MS3's metrics on (background, object) scores, else AVSS's on label maps.
@@ -51,16 +52,16 @@ class SegmentationEvaluator:
     def score(
         self, scores: jax.Array, placed: AVBatch, batch: AVBatch
     ) -> BinaryState | SemanticState:
-        """The state of one batch from class scores (N, K, h, w)."""
+        """The state of this process's frames of one batch, from class scores (N, K, h, w)."""
         if self.binary:
             counts = binary_frame_stats(
                 scores, placed.labels, placed.annotated, rule=self.protocol.score_rule
             )
-            return BinaryState.from_stats(counts, batch.clip, batch.second)
+            return BinaryState.from_stats(own_rows(placed, counts), batch.clip, batch.second)
         counts = semantic_frame_stats(
             jnp.argmax(scores, axis=1), placed.labels, placed.annotated, num_classes=scores.shape[1]
         )
-        return SemanticState.from_stats(counts, batch.clip, batch.second)
+        return SemanticState.from_stats(own_rows(placed, counts), batch.clip, batch.second)
 
     def score_labels(self, prediction: np.ndarray, batch: AVBatch) -> BinaryState | SemanticState:
         """The state of one batch from predicted label maps (N, h, w), for trivial predictors."""
@@ -72,7 +73,9 @@ class SegmentationEvaluator:
         return SemanticState.from_stats(counts, batch.clip, batch.second)
 
     def results(self, state: BinaryState | SemanticState) -> Iterator[tuple[str, float]]:
-        """(name, value) of what the protocol reports, fractions 0..1."""
+        """(name, value) of what the protocol reports, and the share of activated pixels; 0..1, of
+        all processes."""
         result = state.compute(self.protocol)
         yield "miou", result.miou
         yield "fscore", result.fscore
+        yield "activated", result.activated

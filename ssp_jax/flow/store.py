@@ -8,7 +8,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -120,6 +120,17 @@ def clip_flows(clip: Clip, estimate: PairFlow, size: int) -> Float[np.ndarray, "
       UserError: a frame cannot be decoded, or the estimator does not give finite numbers.
     """
     frames = [_frame(clip, second) for second in range(len(clip.frames))]
+    return neighbour_flows(frames, estimate, size, where=f"{clip.where}: clip {clip.uid}")
+
+
+def neighbour_flows(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], estimate: PairFlow, size: int, *, where: str
+) -> Float[np.ndarray, "flows h w 2"]:
+    """`clip_flows` of frames that are decoded; `where` they are, for messages.
+
+    Raises:
+      UserError: the estimator does not give finite numbers.
+    """
     height, width = frames[0].shape[:2]
     same = (height, width, 3)
     frames = [f if f.shape == same else cv2.resize(f, (width, height)) for f in frames]
@@ -130,8 +141,8 @@ def clip_flows(clip: Clip, estimate: PairFlow, size: int) -> Float[np.ndarray, "
         flow = estimate(one, two)
         if not np.isfinite(flow).all():
             raise UserError(
-                f"{clip.where}: clip {clip.uid}: the flow from frame {second} to the next is not "
-                "finite. Check the estimator's weights"
+                f"{where}: the flow from frame {second} to the next is not finite. Check the "
+                "estimator's weights"
             )
         smaller = flow.shape[1] > stored[0]
         interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
@@ -150,9 +161,14 @@ def _frame(clip: Clip, second: int) -> UInt8[np.ndarray, "H W 3"]:
         ) from error
 
 
+def as_stored(flows: Float[np.ndarray, "flows h w 2"]) -> Float[np.ndarray, "flows h w 2"]:
+    """The flows with the rounding of the store, float16."""
+    return (np.rint(_STEPS * flows) / _STEPS).astype(np.float16)
+
+
 def _encode(flows: Float[np.ndarray, "flows h w 2"]) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, (np.rint(_STEPS * flows) / _STEPS).astype(np.float16), allow_pickle=False)
+    np.save(buffer, as_stored(flows), allow_pickle=False)
     return buffer.getvalue()
 
 

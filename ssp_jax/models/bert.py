@@ -1,10 +1,10 @@
 """BERT and BLIP-2's Q-Former as one encoder of text, vectors and queries (method 4.5)."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from ssp_jax.models.activations import GELUS, gelu
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
 from ssp_jax.models.attention import Attention, xavier_uniform
 from ssp_jax.models.linear import Linear
@@ -25,7 +25,7 @@ class FeedForward(nnx.Module):
     """Linear -> GELU -> Linear, added to its input and normalised."""
 
     def __init__(self, channels: int, ffn: int, *, gelu: str, adapter: bool, rngs: nnx.Rngs):
-        self.tanh_gelu, self.adapted = gelu == "tanh", adapter
+        self.gelu, self.adapted = gelu, adapter
         self.input = Linear(channels, ffn, kernel_init=trunc_normal, rngs=rngs)
         self.output = Linear(ffn, channels, kernel_init=trunc_normal, rngs=rngs)
         self.norm = nnx.LayerNorm(channels, epsilon=_EPSILON, rngs=rngs)
@@ -33,7 +33,7 @@ class FeedForward(nnx.Module):
             self.adapter = Adapter(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "N L D"]) -> Float[Array, "N L D"]:
-        hidden = self.output(jax.nn.gelu(self.input(x), approximate=self.tanh_gelu))
+        hidden = self.output(gelu(self.input(x), self.gelu))
         return self.norm(x + (self.adapter(hidden) if self.adapted else hidden))
 
 
@@ -103,7 +103,7 @@ class Bert(nnx.Module):
       num_queries: learned queries, Q, and a feed-forward network for them in every layer.
       cross_width: E of the states that queries can attend to, in layers 0, cross_every, ...; None:
         no cross-attention.
-      gelu: 'exact' (erf, what pretrained weights expect) or 'tanh' (much cheaper on CPU).
+      gelu: see `activations.gelu`.
       adapters: residual bottleneck adapters on self-attention and feed-forward networks.
       remat: recompute layers in the backward pass.
 
@@ -130,8 +130,8 @@ class Bert(nnx.Module):
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        if gelu not in ("exact", "tanh"):
-            raise ValueError(f"gelu is 'exact' or 'tanh', not {gelu!r}")
+        if gelu not in GELUS:
+            raise ValueError(f"gelu is one of {GELUS}, not {gelu!r}")
         if cross_width is not None and not num_queries:
             raise ValueError("only queries attend to other states: cross_width needs num_queries")
 

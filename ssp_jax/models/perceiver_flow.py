@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ssp_jax.models.activations import gelu
 from ssp_jax.models.adapters import trunc_normal
 from ssp_jax.models.linear import Linear
 
@@ -97,7 +98,7 @@ class PerceiverLayer(nnx.Module):
         attended = self.output(attended.reshape(*attended.shape[:-2], -1))
         x = x + attended if self.residual else attended
         # The exact form, as transformers has it; DeepMind's code has the tanh form.
-        hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=False)
+        hidden = gelu(self.mlp_in(self.mlp_norm(x)), "exact")
         return x + self.mlp_out(hidden)
 
 

@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ssp_jax.models.activations import GELUS, gelu
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
 from ssp_jax.models.attention import attend
 from ssp_jax.models.linear import Linear
@@ -85,7 +85,7 @@ class SwinBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.window, self.shift, self.adapters = window, shift, adapters
-        self.tanh_gelu = gelu == "tanh"
+        self.gelu = gelu
         inner = _MLP_RATIO * channels
         self.attention_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.attention = WindowAttention(channels, heads, window, rngs=rngs)
@@ -119,7 +119,7 @@ class SwinBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         x = x + self._attend(self.attention_norm(x))
-        hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=self.tanh_gelu)
+        hidden = gelu(self.mlp_in(self.mlp_norm(x)), self.gelu)
         hidden = self.mlp_out(hidden)
         return x + (self.mlp_adapter(hidden) if self.adapters else hidden)
 
@@ -186,7 +186,7 @@ class Swin(nnx.Module):
         windows of odd blocks shift, however small the map: as in Mask2Former's backbone, unlike
         the Swin classifier, which shrinks windows to the map.
       patch: side of a patch in pixels.
-      gelu: 'exact' (erf, what pretrained weights expect) or 'tanh' (much cheaper on CPU).
+      gelu: see `activations.gelu`.
       adapters: two residual bottleneck adapters a block.
       remat: recompute blocks in the backward pass.
 
@@ -207,8 +207,8 @@ class Swin(nnx.Module):
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        if gelu not in ("exact", "tanh"):
-            raise ValueError(f"gelu is 'exact' or 'tanh', not {gelu!r}")
+        if gelu not in GELUS:
+            raise ValueError(f"gelu is one of {GELUS}, not {gelu!r}")
         if len(depths) != len(num_heads):
             raise ValueError(f"{len(depths)} depths but {len(num_heads)} numbers of heads")
         self.patch, self.remat = patch, remat

@@ -55,6 +55,14 @@ class Tokeniser:
         self.name, self._backend = str(path), _as_bert(backend)
         self.vocabulary_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    def save(self, folder: str | Path) -> None:
+        """Write it into `folder`, whole, so that it can be read without what it was read from.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        _write(Path(folder) / _JSON, _serialized(self._backend))
+
     def encode_pairs(self, texts: Sequence[Texts], max_length: int) -> dict[str, np.ndarray]:
         """Pairs as [CLS] A1 [SEP] A2 [SEP], the longer text cut first where both are too long.
 
@@ -110,12 +118,8 @@ def train_tokeniser(
         raise UserError("tokeniser: there is no text to train it on (all clips' texts are empty)")
     path = Path(folder) / _JSON
     stored = _serialized(_train(words, vocabulary_size))
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, stored)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from error
+    if not path.exists():
+        _write(path, stored)
     if _serialized(Tokeniser(path)._backend) != stored:
         raise UserError(
             f"{path}: a tokeniser of other texts, or of other settings, than now. Networks trained "
@@ -251,6 +255,14 @@ def _train(words: list[str], size: int) -> Tokenizer:
     )
     backend.train_from_iterator(words, trainer)
     return _as_bert(_wordpiece(backend.get_vocab()))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
 
 
 def _serialized(backend: Tokenizer) -> str:

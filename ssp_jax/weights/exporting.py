@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from ssp_jax.checkpoints import read_best
 from ssp_jax.errors import UserError
+from ssp_jax.files import set_usual_mode
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.weights import aavs, infer
 from ssp_jax.weights.folder import (
@@ -20,7 +21,6 @@ from ssp_jax.weights.folder import (
     is_weight_folder,
     load_unused,
     load_weights,
-    set_usual_mode,
 )
 from ssp_jax.weights.importing import NETWORK
 from ssp_jax.weights.rules import Arrays, to_source

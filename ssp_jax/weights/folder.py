@@ -8,8 +8,6 @@ unused.safetensors   perhaps: arrays of the source, under its names, that the mo
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ssp_jax.errors import UserError
+from ssp_jax.files import set_usual_mode, whole_folder
 
 Shapes = Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]]  # arguments -> by path
 WEIGHTS, FACTS, UNUSED = "weights.safetensors", "weights.json", "unused.safetensors"
@@ -65,22 +64,16 @@ def save_weights(
       UserError: the folder exists or cannot be written.
     """
     folder = check_new(folder)
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        save_file(_dense(arrays, np.float32), temporary / WEIGHTS)
-        if unused:
-            save_file(_dense(unused), temporary / UNUSED)
-        (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-        for path in (*temporary.iterdir(), temporary):
-            set_usual_mode(path)
-        temporary.rename(folder)
+        with whole_folder(folder) as temporary:
+            save_file(_dense(arrays, np.float32), temporary / WEIGHTS)
+            if unused:
+                save_file(_dense(unused), temporary / UNUSED)
+            (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+            for path in temporary.iterdir():
+                set_usual_mode(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be written ({error})") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # gone if it was renamed
 
 
 def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -206,10 +199,3 @@ def _file(folder: str | os.PathLike, name: str) -> Path:
 def _dense(arrays: Mapping[str, np.ndarray], dtype=None) -> dict[str, np.ndarray]:
     # Not ascontiguousarray, which makes vectors of scalars.
     return {name: np.asarray(value, dtype=dtype, order="C") for name, value in arrays.items()}
-
-
-def set_usual_mode(path: Path) -> None:
-    """The permissions of what is newly made: safetensors and tempfile make private things."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -28,7 +28,7 @@ SPEC = ReadSpec(
     reference=True,
 )
 ALL_AUGMENTED = Augment(
-    flip=0.5, scale=(0.7, 1.5), brightness=0.2, hue=0.1, foreign_sound=0.3, silence=0.2
+    flip=0.5, scale=(0.7, 1.5), brightness=0.2, hue=0.1, foreign_sound=0.3, silence=0.2, noise=0.1
 )
 
 
@@ -135,29 +135,56 @@ def test_a_clip_is_varied_alike_in_all_its_frames_and_anew_in_each_epoch(train):
         assert len({epoch[0].tobytes() for epoch in epochs}) > 1
 
 
-def test_foreign_sound_leaves_nothing_that_sounds(train):
+@pytest.mark.parametrize("knows_visible", [False, True])
+def test_foreign_sound_leaves_nothing_that_sounds(train, knows_visible, monkeypatch):
+    monkeypatch.setattr(FrameReader, "_knows_visible", knows_visible)
     batches = take(
         train_batches(train, SPEC, batch_size=34, seed=0, augment=Augment(foreign_sound=1.0)), 2
     )
     own = [take(train_batches(train, SPEC, batch_size=34, seed=0), 2)][0]
+    # Clip 3's classes are unknown, so it keeps its sound and labels; so do clips that show all
+    # classes, once that is known.
+    foreign = (0, 2) if knows_visible else (0, 1, 2, 4, 5, 6)
     for batch, plain in zip(batches, own, strict=True):
         np.testing.assert_array_equal(batch.frames, plain.frames)
-        # Clip 3's classes are unknown, so it keeps its sound and labels.
-        unknown = batch.clip % 5 == 3
-        assert unknown.any()
-        assert not batch.labels[~unknown].any()
-        assert batch.labels[unknown].any()
-        assert batch.annotated.all()
         changed = (batch.log_mel != plain.log_mel).any(axis=(1, 2))
-        np.testing.assert_array_equal(changed, ~unknown)
-        assert not (batch.sounds * plain.sounds).any()
-        assert batch.sounds[~unknown].any(axis=1).all()
+        np.testing.assert_array_equal(changed, np.isin(batch.clip, foreign))
+        assert not batch.labels[changed].any()
+        assert batch.labels[~changed].any(axis=(1, 2)).all()
+        assert batch.annotated.all()
+        assert not (batch.sounds * plain.sounds)[changed].any()
+        assert batch.sounds[changed].any(axis=1).all()
 
 
-def test_silence_is_learnt_as_background(train):
-    augment = Augment(silence=0.5)
+def test_a_foreign_sound_is_off_screen(train):
+    (batch,) = take(
+        train_batches(train, SPEC, batch_size=34, seed=0, augment=Augment(foreign_sound=1.0)), 1
+    )
+    reader = FrameReader(train, SPEC)
+    for clip, sounds, labels in zip(batch.clip, batch.sounds, batch.labels, strict=True):
+        if not labels.any():
+            assert not (sounds * reader.visible(int(clip))).any()
+
+
+def test_what_is_visible_stays_whatever_is_heard(train):
+    spec = dataclasses.replace(SPEC, labels_from="objects")
+    (batch,) = take(
+        train_batches(train, spec, batch_size=34, seed=0, augment=Augment(silence=1.0)), 1
+    )
+    assert batch.labels.any(axis=(1, 2)).all()
+    assert not batch.sounds.any()
+
+
+@pytest.mark.parametrize("kind", ["silence", "noise"])
+def test_silence_and_noise_are_learnt_as_background(train, kind):
+    augment = Augment(**{kind: 0.5})
     batches = take(train_batches(train, SPEC, batch_size=34, seed=0, augment=augment), 6)
-    silent = np.concatenate([np.isclose(b.log_mel, SILENCE).all(axis=(1, 2)) for b in batches])
+    plain = take(train_batches(train, SPEC, batch_size=34, seed=0), 6)
+    silent = np.concatenate(
+        [(b.log_mel != p.log_mel).any(axis=(1, 2)) for b, p in zip(batches, plain, strict=True)]
+    )
+    windows = np.concatenate([b.log_mel for b in batches])[silent]
+    assert np.allclose(windows, SILENCE) == (kind == "silence")
     labelled = np.concatenate([b.labels.any(axis=(1, 2)) for b in batches])
     sounds = np.concatenate([b.sounds.any(axis=1) for b in batches])
     known = np.concatenate([b.sounds_known for b in batches])
@@ -266,12 +293,17 @@ def test_evaluation_shares_among_processes_and_workers(evaluated):
 
 
 def test_evaluation_with_other_sounds(evaluated):
-    own, foreign, again, silence = (
+    own, foreign, again, silence, noise = (
         take(eval_batches(evaluated, SPEC, batch_size=25, sounds=sounds), None)[0]
-        for sounds in ("own", "foreign", "foreign", "silence")
+        for sounds in ("own", "foreign", "foreign", "silence", "noise")
     )
     assert_same(foreign, again)
-    for other in (foreign, silence):
+    # The same noise wherever a batch cuts a clip.
+    parts = take(eval_batches(evaluated, SPEC, batch_size=4, sounds="noise"), None)
+    joined = np.concatenate([part.log_mel for part in parts])[:25]
+    np.testing.assert_array_equal(joined, noise.log_mel)
+    assert len(np.unique(noise.log_mel[:, 0, 0])) == 25
+    for other in (foreign, silence, noise):
         np.testing.assert_array_equal(other.frames, own.frames)
         np.testing.assert_array_equal(other.labels, own.labels)
     windows = {tuple(log_mel_windows(waveform_of(c, 5))[0, 0, :3]): c for c in range(5)}
@@ -280,8 +312,9 @@ def test_evaluation_with_other_sounds(evaluated):
     assert all(heard[clip] != clip for clip in range(5))
     np.testing.assert_array_equal(foreign.sounds[::5], own.sounds[::5][heard])
     np.testing.assert_allclose(silence.log_mel, SILENCE, rtol=1e-6)
-    assert not silence.sounds.any()
-    assert silence.sounds_known.all()
+    for other in (silence, noise):
+        assert not other.sounds.any()
+        assert other.sounds_known.all()
 
 
 def test_wrong_choices_are_named(evaluated, prepared):

@@ -64,6 +64,16 @@ def test_foreign_sounds_come_from_another_clip_of_other_classes(seed):
     assert (partner != foreign_clips(sounds, seed + 1)).any()
 
 
+def test_foreign_sounds_are_off_screen_where_that_is_known():
+    rng = np.random.default_rng(0)
+    sounds = np.eye(6, dtype=np.float32)[rng.integers(0, 6, 40)]
+    visible = np.maximum(sounds, np.eye(6, dtype=np.float32)[rng.integers(0, 6, 40)])
+    assert (visible * sounds[foreign_clips(sounds, 0)]).any()
+    partner = foreign_clips(sounds, 0, visible)
+    assert sorted(partner.tolist()) == list(range(40))
+    assert not (visible * sounds[partner]).any()
+
+
 def test_foreign_sounds_where_classes_cannot_differ():
     for count in (2, 3, 7):
         partner = foreign_clips(np.ones((count, 1), np.float32), 0)
@@ -78,5 +88,7 @@ def test_lender_shares_no_class_and_is_known():
     rng = np.random.default_rng(0)
     assert {lender_for(0, sounds, known, rng) for _ in range(20)} == {3}
     assert {lender_for(3, sounds, known, rng) for _ in range(50)} == {0, 1, 4}
+    shown = np.array([1, 1, 0, 1], np.float32)
+    assert {lender_for(1, sounds, known, rng, shown) for _ in range(20)} == {3}
     assert lender_for(2, sounds, known, rng) is None
     assert lender_for(0, sounds[:2], known[:2], rng) is None

@@ -80,7 +80,7 @@ def test_one_program_and_it_goes_on_where_it_was_stopped(own, weights, monkeypat
     source = ClipSource([(own, "test")])
     with pytest.raises(UserError, match=r"test: no CLIP's tokens here yet\. To go on, run "):
         open_clip_tokens(source, weights)
-    calls, make = [], clip_tokens._make_encoder
+    calls, make = [], clip_tokens.make_encoder
 
     def counting(folder, stop_at=None):
         encode = make(folder)
@@ -93,14 +93,14 @@ def test_one_program_and_it_goes_on_where_it_was_stopped(own, weights, monkeypat
 
         return counted
 
-    monkeypatch.setattr(clip_tokens, "_make_encoder", lambda folder: counting(folder, 4))
+    monkeypatch.setattr(clip_tokens, "make_encoder", lambda folder: counting(folder, 4))
     with pytest.raises(KeyboardInterrupt):
         add_clip_tokens(source, weights, batch_size=4, progress=False)
     with pytest.raises(UserError, match="half written, 2 of 5 clips") as error:
         open_clip_tokens(source, weights)
     assert f"clip-{clip_facts(weights)['weights'][:8]}/test" in str(error.value)
     calls.clear()
-    monkeypatch.setattr(clip_tokens, "_make_encoder", counting)
+    monkeypatch.setattr(clip_tokens, "make_encoder", counting)
     add_clip_tokens(source, weights, batch_size=4, progress=False)
     assert calls == [(4, 12, 12, 3)] * 4  # 15 frames of three clips
     add_clip_tokens(source, weights, batch_size=4, progress=False)

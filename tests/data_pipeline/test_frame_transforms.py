@@ -132,7 +132,15 @@ def test_draws_stay_in_range():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"flip": 1.5}, {"scale": (2.0, 1.0)}, {"scale": (0.0, 1.0)}, {"hue": -0.1}]
+    "wrong",
+    [
+        {"flip": 1.5},
+        {"scale": (2.0, 1.0)},
+        {"scale": (0.0, 1.0)},
+        {"hue": -0.1},
+        {"noise": -0.1},
+        {"foreign_sound": 0.6, "silence": 0.5},
+    ],
 )
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(UserError, match=f"augment.{next(iter(wrong))}"):

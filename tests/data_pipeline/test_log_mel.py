@@ -3,7 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssp_jax.data.log_mel import SILENCE, log_mel_windows, silent_windows, windows_for_frames
+from ssp_jax.data.log_mel import (
+    SILENCE,
+    log_mel_windows,
+    noise_windows,
+    silent_windows,
+    windows_for_frames,
+)
 from ssp_jax.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "data/golden/audio_frontend.npz"
@@ -42,6 +48,17 @@ def test_too_little_sound_gives_no_window(samples):
 
 def test_silence_is_the_logarithm_of_the_offset():
     np.testing.assert_allclose(log_mel_windows(np.zeros(16_000, np.int16)), silent_windows(1))
+
+
+def test_noise_is_white_and_of_its_level():
+    loud, quiet = (noise_windows(3, np.random.default_rng(0), level) for level in (1.0, 0.1))
+    assert loud.shape == (3, 96, 64)
+    assert loud.dtype == np.float32
+    # A tenth of the amplitude is a tenth of every band.
+    np.testing.assert_allclose(np.exp(quiet) - 0.01, 0.1 * (np.exp(loud) - 0.01), rtol=1e-3)
+    # White: a band has what its width in hertz gives; the widest is about ten times the narrowest.
+    bands = np.exp(loud).mean(axis=(0, 1))
+    assert 5 < bands[-1] / bands[0] < 15
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(16_000, np.int32), np.zeros((2, 2, 2), np.int16)])

@@ -9,7 +9,7 @@ from tiny_clips import CLASS_NAMES, SOUND_NAMES, take
 from ssp_jax.batch import AVBatch, fake_batch
 from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches, train_batches
-from ssp_jax.data.reader import Beside, FrameCache, ReadSpec
+from ssp_jax.data.reader import Beside, FrameCache, FrameReader, ReadSpec
 from ssp_jax.data.transforms import Augment
 
 SPEC = ReadSpec(
@@ -58,16 +58,18 @@ def test_dtypes_are_those_of_the_contract(train):
     batch = take(train_batches(train, spec, batch_size=2, seed=0, beside=beside), 1)[0]
     fake = fake_batch(reference=True, flow_mask=True, text_length=4, visual_tokens=(2, 2, 3))
     for field in dataclasses.fields(AVBatch):
+        if field.name == "backbone":  # stands for frames, see test_kept_features.py
+            continue
         expected = getattr(fake, field.name).dtype
         assert getattr(batch, field.name).dtype == expected, field.name
 
 
-def stored_masks(source, folder):
+def stored_masks(source, folder, first=1):
     """A store in which every pixel tells its clip and second."""
     store = open_store(folder, {}, len(source), SPEC.label_size)
     counts = source.table.num_annotated
     store.write(
-        np.stack([np.full((14, 14), 10 * clip + second + 1, np.uint8) for second in range(count)])
+        np.stack([np.full((14, 14), 10 * clip + s + first, np.uint8) for s in range(count)])
         for clip, count in enumerate(counts)
     )
     return store
@@ -76,7 +78,7 @@ def stored_masks(source, folder):
 def test_references_are_the_truth_the_prediction_or_empty(train, tmp_path):
     masks = stored_masks(train, tmp_path / "masks")
     make = functools.partial(
-        train_batches, train, SPEC, batch_size=8, seed=0, beside=Beside(masks=masks)
+        train_batches, train, SPEC, batch_size=8, seed=0, beside=Beside(masks={"own": masks})
     )
     for batch in take(make(references=(1.0, 0.0), augment=Augment(flip=0.5, scale=(0.7, 1.5))), 5):
         np.testing.assert_array_equal(batch.reference, 255 * (batch.labels > 0))
@@ -88,9 +90,37 @@ def test_references_are_the_truth_the_prediction_or_empty(train, tmp_path):
     mixed = take(make(references=(0.3, 0.3)), 10)
     kinds = {int(prompt.max()) for batch in mixed for prompt in batch.reference}
     assert {0, 255} < kinds
-    # A clip that sounds like another one, or not at all, is prompted with neither.
+    # Nothing sounds in silence, and what stage 1 predicted by another sound is not asked.
     other = make(references=(0.5, 0.5), augment=Augment(silence=1.0))
     assert not any(batch.reference.any() for batch in take(other, 3))
+
+
+def test_a_replaced_sound_brings_what_stage_1_predicts_by_it(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(FrameReader, "_knows_visible", False)
+    masks = {
+        kind: stored_masks(train, tmp_path / kind, first=first)
+        for kind, first in (("own", 1), ("silence", 81), ("foreign", 161))
+    }
+    augment = Augment(silence=0.3, foreign_sound=0.3)
+    made = train_batches(
+        *(train, SPEC),
+        batch_size=8,
+        seed=3,
+        beside=Beside(masks=masks),
+        references=(0.0, 1.0),
+        augment=augment,
+    )
+    heard = take(eval_batches(train, SPEC, batch_size=34, sounds="foreign", seed=3), 1)[0]
+    kinds = set()
+    for batch in take(made, 20):
+        first = batch.reference[:, 0, 0].astype(int) - 10 * batch.clip - batch.second
+        kinds |= set(first.tolist())
+        np.testing.assert_array_equal(batch.labels.any(axis=(1, 2)), first == 1)
+        # The same foreign sound as stage 1 heard.
+        for slot in np.flatnonzero(first == 161):
+            same = (heard.clip == batch.clip[slot]) & (heard.second == batch.second[slot])
+            np.testing.assert_array_equal(batch.log_mel[slot], heard.log_mel[same][0])
+    assert kinds == {1, 81, 161}
 
 
 def test_flow_masks_and_texts_are_those_of_the_clip(train, evaluated):
@@ -145,11 +175,12 @@ def test_visual_tokens_are_those_of_the_frame(train, evaluated):
     assert np.asarray(batch.prompts()["visual_tokens"]).dtype == np.float32
 
 
-def test_a_clip_with_a_foreign_sound_or_none_has_no_texts(train):
+def test_a_clip_whose_sound_is_replaced_keeps_its_texts(train):
     beside = Beside(flow_masks=FlowMasks(), texts=texts_of(train))
     make = functools.partial(train_batches, train, PROMPTED, batch_size=8, seed=0, beside=beside)
     for batch in take(make(augment=Augment(silence=1.0)), 2):
-        assert (batch.text_ids == len(train)).all()
+        # As in evaluation: else "no texts" would tell that nothing sounds.
+        np.testing.assert_array_equal(batch.text_ids[:, 0], batch.clip)
         assert batch.flow_mask.any()
     # What the network itself guesses is about the sound that it hears.
     for batch in take(make(augment=Augment(silence=1.0), references=(0.0, 1.0)), 2):
@@ -157,7 +188,7 @@ def test_a_clip_with_a_foreign_sound_or_none_has_no_texts(train):
 
 
 def test_evaluation_is_prompted_by_the_prediction_alone(evaluated, tmp_path):
-    beside = Beside(masks=stored_masks(evaluated, tmp_path / "masks"))
+    beside = Beside(masks={"own": stored_masks(evaluated, tmp_path / "masks")})
     for batch in take(
         eval_batches(evaluated, SPEC, batch_size=8, beside=beside, reference="stage1"), 20
     ):

@@ -1,4 +1,4 @@
-"""What the four configs share: every key with its default. Change values in the configs."""
+"""What the configs (configs/*.py) share: every key with its default. Change values there."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -127,12 +127,21 @@ def base() -> ConfigDict:
             "init_from": "",  # weights to start from, see the stages' init_from
             "allow_missing": False,
             "protocol": "official",
+            # Also scored at the end, under sounds that nothing in the picture makes: such of
+            # "silence", "noise" and "foreign" (another clip's, of other classes) as are named.
+            "negative_sounds": "silence,noise,foreign",
+            "save_masks": False,  # predicted masks of the test sets as PNG, for ssp_jax.score
             # Such of the config's stages ("objects", "avs", "avss") as shall run; "avss" alone
             # takes up a finished "avs".
             "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
             "log_every": 25,
-            "mesh": {"fsdp": 1},
+            # So many steps of a stage may go by without effect because their loss, gradient or new
+            # parameters are not finite; one more stops the run.
+            "max_skipped": 0,
+            # Devices in all: data * fsdp. Batches are split over all of them, large parameters and
+            # their moments over fsdp. data 0: as many as there are.
+            "mesh": {"data": 0, "fsdp": 1},
             "data": {
                 "stored_size": 0,  # side that prepared frames are stored at; 0 keeps the original
                 "frame_size": 384,  # side of the network's input; 0: the protocol's own
@@ -151,7 +160,11 @@ def base() -> ConfigDict:
                     "brightness": 0.0,
                     "contrast": 0.0,
                     "saturation": 0.0,
+                    # Negatives: a share of visits hears another clip, silence or noise, and is
+                    # labelled background.
                     "foreign_sound": 0.0,
+                    "silence": 0.0,
+                    "noise": 0.0,
                 },
             },
             # Optical flow of neighbouring frames, estimated once and kept beside the prepared

@@ -1,0 +1,160 @@
+"""A training step of the real sizes, with random weights and frames, for measurements."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from configs import avss
+from ssp_jax.batch import AVBatch, fake_batch
+from ssp_jax.kept_features import feature_shapes
+from ssp_jax.models.network import TrainedNetwork
+from ssp_jax.models.ssp import SSP
+from ssp_jax.models.vggish import EMBEDDING
+from ssp_jax.phases import make_phases
+from ssp_jax.sharding import make_mesh, put_batch
+from ssp_jax.train_state import TrainState, split_model
+from ssp_jax.train_step import make_loss, make_train_step
+from ssp_jax.weights.aavs import nested
+from ssp_jax.weights.folder import load_facts, load_weights
+from ssp_jax.weights.importing import import_weights
+from ssp_jax.weights.shapes import abstract
+
+FRAME_SIZE, LABEL_SIZE = 384, 224
+_CLASSES = {"avs": 2, "avss": 71}
+
+
+@dataclasses.dataclass(frozen=True)
+class FullSizeStep:
+    """`step(state, batch, key, state.step)`, and what to call it with."""
+
+    step: Callable
+    state: TrainState
+    batch: AVBatch
+    key: jax.Array
+
+
+def random_batch(name: str, frames: int, frame_size: int = FRAME_SIZE, **prompts: Any) -> AVBatch:
+    """A host batch of the stage's number of classes; `prompts` as in `fake_batch`."""
+    return fake_batch(
+        frames,
+        frame_size=frame_size,
+        label_size=LABEL_SIZE,
+        num_classes=_CLASSES[name],
+        num_sounds=0,
+        **prompts,
+    )
+
+
+def mask2former_forward(folder: Path, frames: int) -> tuple[Callable, tuple]:
+    """The network as the Mask2Former that transformers saved in `folder`: without adapters, and
+    with a silence that projects to nothing.
+
+    Returns:
+      (params, frames) -> mask and class logits, and what to call it with.
+    """
+    out = folder.with_name("imported")
+    import_weights("mask2former", folder, out)
+    arguments = load_facts(out)["model"] | {"audio_hidden": 8, "audio_width": 1 / 64}
+    graphdef, params = nnx.split(abstract(lambda rngs: SSP(**arguments, rngs=rngs)), nnx.Param)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape), nnx.to_pure_dict(params))
+    weights = {k.removeprefix("network/"): v for k, v in load_weights(out).items()}
+    batch = random_batch("avss", frames)
+
+    def forward(params, frames):
+        silence = jnp.zeros((len(frames), EMBEDDING))
+        predictions, _ = nnx.merge(graphdef, params)(frames, None, audio_features=silence)
+        return {name: predictions[name] for name in ("mask_logits", "class_logits")}
+
+    return forward, (jax.device_put(params | nested(weights)), batch.normalised())
+
+
+def full_size_step(
+    name: str,
+    phase_name: str,
+    *,
+    kind: str = "aavs",
+    size: str = "base",
+    dtype: str = "float32",
+    frames: int = 5,
+    frame_size: int = FRAME_SIZE,
+    num_queries: int | None = None,
+    remat: bool = False,
+    kept_features: bool = False,
+    mesh: Mesh | None = None,
+) -> FullSizeStep:
+    """The step of a stage of `configs/avss.py`.
+
+    Args:
+      name: 'avs' (2 classes) or 'avss' (71). phase_name: 'phase1', 'phase2' or 'all'.
+      kind: of the config. size: of ssp_jax/models/sizes.py. frames: of a batch.
+      num_queries: instead of the config's.
+      kept_features: the batch holds what the encoder makes of its frames.
+      mesh: of devices that need not be there: state, batch and key are shapes, to compile for.
+    """
+    config = avss.get_config(kind)
+    config.init_from = "random weights serve here"
+    config[name].phases = "all" if phase_name == "all" else "aavs"
+    stage, classes = config[name], _CLASSES[name]
+    prompted = stage.prompt.source != "none"
+
+    def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
+        return TrainedNetwork(
+            classes,
+            size=size,
+            num_queries=num_queries or stage.num_queries,
+            num_sounds=0,
+            listen=stage.listen,
+            overrides={
+                "decoder_adapter": stage.decoder_adapter,
+                "mask_prompt": prompted,
+                "premask": stage.prompt.premask,
+                "own_reference": "self" if stage.prompt.source == "self" else "none",
+                "post_mask_head": stage.criterion.post_mask == "head",
+                "vta": config.model.vta or "none",
+                "vta_visual": config.model.vta_visual or "swin",
+                "bert_adapters": bool(config.model.bert_adapters),
+                "remat": remat,
+            },
+            rngs=rngs,
+        )
+
+    graphdef, init = split_model(make_model)
+    described, mesh = mesh is not None, mesh or make_mesh()
+    phases = make_phases(config, name, init, mesh)
+    phase = next(p for p in phases if phase_name in (p.plan.name or "all"))
+    loss = make_loss(
+        graphdef,
+        dtype=dtype,
+        num_classes=classes,
+        max_targets=stage.max_targets,
+        criterion=stage.criterion.to_dict(),
+        listen=stage.listen.to_dict(),
+    )
+    batch = random_batch(
+        name,
+        frames,
+        frame_size,
+        reference=prompted,
+        flow_mask=stage.prompt.premask,
+        text_length=config.texts.max_length if config.model.vta else 0,
+        visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
+        backbone=feature_shapes(graphdef, phase.states.shapes.params, frame_size)
+        if kept_features
+        else None,
+    )
+    step = make_train_step(loss, phase.tx, mesh, phase.states.shardings, phase.trained)
+    if described:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return FullSizeStep(step, phase.states.shapes, jax.eval_shape(lambda: batch), key)
+    return FullSizeStep(
+        step,
+        phase.states.new(jax.random.key(0)),
+        put_batch(mesh, batch),
+        jax.random.key(0),
+    )

@@ -1,0 +1,267 @@
+"""Kill -9 at any moment, run the same command: does it end as a run that was left alone?
+
+    python -m benchmarks.kills [--kills=20] [--seed=0] [--term=0] [--folder=DIR]
+
+Trains tests/tiny_run.py, all of SSP in three stages, data and flow included, once undisturbed. Then
+again in another folder, in processes that are killed one after the other: each when the files show
+that the run has come to a moment of the list, a little later by chance. The last one is left to its
+end, and its parameters, optimiser states, results, logs, masks and flows are compared bit by bit.
+With --term every so many-th kill is a SIGTERM, which the process has to answer with its status.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from ssp_jax.checkpoints import read_newest
+from ssp_jax.preemption import EXIT_STATUS
+
+_KILLS = flags.DEFINE_integer("kills", 20, "How often.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments and delays.")
+_TERM = flags.DEFINE_integer("term", 0, "Every so many-th is a SIGTERM; 0: none.", 0)
+_FOLDER = flags.DEFINE_string("folder", None, "An empty one, kept; default a temporary one.")
+
+ROOT = Path(__file__).parent.parent
+
+
+class Run:
+    """A command with its folders."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: str = "",
+        arguments: Sequence[str] = (),
+        workdir: Path | None = None,
+        prepared: Path | None = None,
+    ):
+        """`workdir` is of checkpoints, logs and results, `prepared` of data, flow and masks; both
+        are below `folder`, if not given."""
+        self.folder, self.config, self.arguments = folder, config, arguments
+        self.workdir, self.prepared = workdir or folder / "run", prepared or folder / "prepared"
+
+    def start(self) -> subprocess.Popen:
+        """The command, its words in `log`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(sys.executable, "-m", "ssp_jax.main", f"--config={self.config}"),
+            *(f"--workdir={self.workdir}", f"--config.prepared_dir={self.prepared}"),
+            *self.arguments,
+        ]
+        with (self.folder / "log").open("a") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def finish(self) -> None:
+        """Run to the end.
+
+        Raises:
+          RuntimeError: it did not come there.
+        """
+        if status := self.start().wait():
+            tail = (self.folder / "log").read_text()[-2000:]
+            raise RuntimeError(f"{self.folder}: exit status {status}\n{tail}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Something a run does: when `signs` has a new element; killed up to `delay` seconds later."""
+
+    name: str
+    signs: Callable[[Run], set]
+    delay: float = 0.05
+
+
+def _files(pattern: str, *, below: str = "workdir") -> Callable[[Run], set]:
+    def signs(run: Run) -> set:
+        return {(path, _changed(path)) for path in getattr(run, below).glob(pattern)}
+
+    return signs
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # renamed meanwhile
+        return 0
+
+
+def _log(pattern: str) -> Callable[[Run], set]:
+    return lambda run: {m.start() for m in re.finditer(pattern, (run.folder / "log").read_text())}
+
+
+def moments(stages: Sequence[str]) -> list[Moment]:
+    """In the order that a run comes to them."""
+    listed = [
+        Moment("starting", lambda run: {time.monotonic()}, 4.0),
+        Moment("preparing data", _files("*/*/*.staging/*.tmp", below="prepared"), 0.3),
+        Moment("data into place", _files("*/*/incomplete.*", below="prepared")),
+    ]
+    for stage in stages:
+        if stage == "avss":
+            masks = _files("stage1_masks/*/*.tmp", below="prepared")
+            listed.append(Moment("writing masks", masks, 0.1))
+        if stage == "avs":
+            flow = _files("*/*/*/flow-dis/*/*.tmp", below="prepared")
+            listed.append(Moment("estimating flow", flow, 0.1))
+        folder = f"{stage}/checkpoints"
+        listed += [
+            Moment(f"{stage}: compiling", _files(f"{stage}/events/*"), 4.0),
+            Moment(f"{stage}: in a step", _log(f" {stage} step [13]/4"), 0.3),
+            Moment(f"{stage}: evaluating", _log(f" {stage} step [24]/4"), 1.0),
+            Moment(f"{stage}: saving the best", _files(f"{folder}/best/*tmp*")),
+            Moment(f"{stage}: saving the state", _files(f"{folder}/last/*tmp*")),
+            Moment(f"{stage}: saved", _files(f"{folder}/last/[24]"), 0.3),
+        ]
+        if stage != "objects":  # which has no test set
+            listed.append(Moment(f"{stage}: scoring", _log(f" {stage}: best validation"), 3.0))
+    return [*listed, Moment("writing results", _files("results.json"), 0.5)]
+
+
+def kill_at(run: Run, moment: Moment, rng: random.Random, number: int = signal.SIGKILL) -> bool:
+    """Start, and end it at the moment; False where the run came to its end before.
+
+    Raises:
+      RuntimeError: it stopped by itself; a SIGTERM was answered with another exit status; it left
+        a process behind.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "log").touch()
+    before = moment.signs(run)
+    process = run.start()
+    while process.poll() is None and not moment.signs(run) - before:
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, moment.delay))
+    if process.poll() is None:
+        process.send_signal(number)
+    status = process.wait()
+    allowed = (0, -signal.SIGKILL) if number == signal.SIGKILL else (0, EXIT_STATUS)
+    if status not in allowed:
+        tail = (run.folder / "log").read_text()[-2000:]
+        raise RuntimeError(f"{moment.name}: exit status {status}\n{tail}")
+    if status and (left := _left_behind(process.pid)):
+        raise RuntimeError(f"{moment.name}: processes {left} were left behind")
+    return status != 0
+
+
+def _left_behind(session: int, patience: float = 10.0) -> list[str]:
+    """Processes of the session that are still there after so many seconds."""
+    deadline = time.monotonic() + patience
+    while left := [n for n in os.listdir("/proc") if n.isdigit() and _is_of(int(n), session)]:
+        if time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
+    return []
+
+
+def _is_of(pid: int, session: int) -> bool:
+    try:
+        return os.getsid(pid) == session
+    except ProcessLookupError:
+        return False
+
+
+def differences(
+    one: Run, other: Run, stages: Sequence[str], results: Sequence[str] = ()
+) -> list[str]:
+    """In what two finished runs differ; `results` of these test sets, or all."""
+    found = []
+    for stage in stages:
+        for which in ("last", "best"):
+            folders = (run.workdir / stage / "checkpoints" for run in (one, other))
+            ours, theirs = (read_newest(folder, which) for folder in folders)
+            if ours.keys() != theirs.keys():
+                found.append(f"{stage}, {which}: other arrays")
+            found += [
+                f"{stage}, {which}: {name}"
+                for name in sorted(ours.keys() & theirs.keys())
+                if ours[name].tobytes() != theirs[name].tobytes()
+            ]
+        if _metrics(one, stage) != _metrics(other, stage):
+            found.append(f"{stage}: metrics.jsonl")
+    ours, theirs = (json.loads((run.workdir / "results.json").read_text()) for run in (one, other))
+    names = results or ours.keys() | theirs.keys()
+    found += [f"results of {name}" for name in names if ours.get(name) != theirs.get(name)]
+    patterns = {
+        "workdir": tuple(f"{stage}/*.png" for stage in stages),
+        "prepared": ("stage1_masks/*/*.array_record", "*/*/*/flow-dis/*/*.array_record"),
+    }
+    for below, names in patterns.items():
+        for pattern in names:
+            ours, theirs = (_contents(getattr(run, below), pattern) for run in (one, other))
+            differing = [n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)]
+            found += [f"{below}: {name}" for name in sorted(differing)]
+    return found
+
+
+def _metrics(run: Run, stage: str) -> list[dict]:
+    lines = map(json.loads, (run.workdir / stage / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+
+
+def _contents(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob(pattern)}
+
+
+def chosen(listed: Sequence[Moment], kills: int, rng: random.Random) -> Iterator[Moment]:
+    """So many moments: all of the list again and again, the last round by chance, each in order."""
+    while kills > 0:
+        places = sorted(rng.sample(range(len(listed)), min(kills, len(listed))))
+        yield from (listed[place] for place in places)
+        kills -= len(places)
+
+
+def main(argv):
+    """Prints the table; exit status 1 if any run ended otherwise than the undisturbed one."""
+    del argv
+    with tempfile.TemporaryDirectory(prefix="ssp_jax_kills_") as temporary:
+        folder, stages = Path(_FOLDER.value or temporary), ("objects", "avs", "avss")
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+        config = "tests/tiny_run.py:prepared,ssp"
+        undisturbed = Run(folder / "undisturbed", config=config)
+        undisturbed.finish()
+        rng, hit, wrong, runs = random.Random(_SEED.value), Counter(), [], 0
+        todo = list(chosen(moments(stages), _KILLS.value, rng))
+        kills, missed = 0, Counter()
+        while todo:
+            run = Run(folder / f"run{runs}", config=config)
+            runs += 1
+            while todo:
+                terminate = _TERM.value and kills % _TERM.value == _TERM.value - 1
+                number = signal.SIGTERM if terminate else signal.SIGKILL
+                if not kill_at(run, todo[0], rng, number):
+                    missed[todo[0].name] += 1  # passed already, or too short
+                    if missed[todo[0].name] == 3:
+                        todo.pop(0)
+                    break
+                hit[todo[0].name, number] += 1
+                kills += 1
+                print(f"{kills}: {number.name} {todo.pop(0).name}", flush=True)
+            run.finish()
+            found = differences(undisturbed, run, stages)
+            wrong += found
+            print(f"{run.folder}: {len(found)} differences {found[:5]}", flush=True)
+    print("\n| killed while | kill -9 | SIGTERM |\n|---|---|---|")
+    for name in dict.fromkeys(name for name, _ in hit):
+        print(f"| {name} | {hit[name, signal.SIGKILL]} | {hit[name, signal.SIGTERM]} |")
+    print(f"\nnot hit: {dict(missed)}")
+    print(f"{kills} kills of {runs} runs; differences from the undisturbed one: {len(wrong)}")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    app.run(main)

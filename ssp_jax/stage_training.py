@@ -1,0 +1,213 @@
+"""One stage's training: from its checkpoints, given weights or scratch to its best parameters."""
+
+import dataclasses
+import functools
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.data.pipeline import Batches, train_batches
+from ssp_jax.data.transforms import Augment
+from ssp_jax.errors import UserError
+from ssp_jax.init_from import initial_params
+from ssp_jax.kept_features import FeatureStore, keep_features
+from ssp_jax.models.sizes import SIZES
+from ssp_jax.not_finite import Dump
+from ssp_jax.phases import Phase
+from ssp_jax.run_folder import STAGES
+from ssp_jax.stage import Stage
+from ssp_jax.train import Loop, Progress
+from ssp_jax.train_state import StateMaker, TrainState
+from ssp_jax.train_step import compile_once, make_loss, make_train_step
+from ssp_jax.writers import MetricsWriter
+
+_LOG = logging.getLogger(__name__)
+
+
+def train_stage(stage: Stage) -> dict:
+    """Train, or go on, or return at once what was trained; the best parameters."""
+    checkpoints = Checkpoints(stage.folder / "checkpoints")
+    restored = checkpoints.restore(functools.partial(_states_at, stage))
+    state, saved = restored or (_new_state(stage), {"next_batch": 0})
+    progress = Progress(**saved.get("loop", {}))
+    checkpoints.go_on_from(int(state.step) if restored else -1)
+    for phase in stage.phases:
+        start, end = phase.plan.start, phase.plan.end
+        if int(state.step) >= end and progress.evaluated:
+            continue
+        if int(state.step) == start > 0 and progress.evaluated:
+            state = phase.states.restart(state.step, _best(stage, checkpoints, state.params))
+        elif restored:
+            _LOG.info("%s: going on at step %d", stage.name, int(state.step))
+        with training_batches(stage, _kept_features(stage, phase, state.params)) as batches:
+            batches.set_state(saved)
+            state = _run_phase(stage, phase, state, progress, batches, checkpoints)
+            saved = batches.get_state()
+    params = _best(stage, checkpoints, state.params)
+    checkpoints.close()
+    return params
+
+
+def _states_at(stage: Stage, step: int) -> StateMaker:
+    """Of the phase that ends in this step or has it."""
+    return next((p for p in stage.phases if step <= p.plan.end), stage.phases[-1]).states
+
+
+def trained_params(stage: Stage) -> dict:
+    """The best parameters of a stage that was trained before.
+
+    Raises:
+      UserError: it was not, or not to its end.
+    """
+    checkpoints = Checkpoints(stage.folder / "checkpoints", read_only=True)
+    if not checkpoints.finished(stage.stage.steps):
+        raise UserError(
+            f"{stage.folder}: no finished stage {stage.name}, whose masks are needed. Run it "
+            f"first (--config.stages={stage.name},avss does both), or name the folder of "
+            "one by --config.avss.prompt.stage1=DIR"
+        )
+    states = stage.phases[-1].states
+    if checkpoints.best_step() is None:
+        params = checkpoints.restore(functools.partial(_states_at, stage))[0].params
+    else:
+        params = checkpoints.restore_best(states.shapes.params, states.shardings.params)
+    checkpoints.close()
+    return params
+
+
+def _run_phase(
+    stage: Stage,
+    phase: Phase,
+    state: TrainState,
+    progress: Progress,
+    batches: Batches,
+    checkpoints: Checkpoints,
+) -> TrainState:
+    config, section = stage.config, stage.stage
+    loss = make_loss(
+        stage.graphdef,
+        dtype=config.dtype,
+        num_classes=stage.num_classes,
+        max_targets=section.max_targets,
+        criterion=section.criterion.to_dict(),
+        listen=section.listen.to_dict(),
+    )
+    shardings = phase.states.shardings
+    skip = config.max_skipped > 0
+    step = make_train_step(loss, phase.tx, stage.mesh, shardings, phase.trained, skip=skip)
+    loop = Loop(
+        train_step=compile_once(step, f"{stage.name} {phase.plan.name}".strip()),
+        batches=batches,
+        put=stage.put,
+        evaluate=stage.validate if section.val else None,
+        score=_selected_by,
+        learning_rate=phase.learning_rate,
+        checkpoints=checkpoints,
+        writer=MetricsWriter(
+            stage.folder, resume_step=int(state.step), evaluated=progress.evaluated
+        ),
+        dump=Dump(
+            stage.folder / "not_finite",
+            stage.data.source(stage.words["train"]["train"]).table.uid,
+            {"stage": stage.name, "seed": config.seed},
+        ),
+        name=f"{stage.name} {phase.plan.name}".strip(),
+        end=phase.plan.end,
+        total_steps=section.steps,
+        eval_every=section.eval_every,
+        eval_first=section.eval_first,
+        log_every=config.log_every,
+        max_skipped=config.max_skipped,
+        seed=config.seed,
+    )
+    try:
+        return loop.run(state, progress)
+    finally:
+        loop.writer.close()
+
+
+def _kept_features(stage: Stage, phase: Phase, params: dict) -> FeatureStore | None:
+    """Of the training frames, where the config asks for them and the phase can have them."""
+    config, plan = stage.config, phase.plan
+    if not config.data.kept_features:
+        return None
+    if phase.trains_encoder:
+        _LOG.info("%s %s trains the encoder: reads no kept features", stage.name, plan.name)
+        return None
+    return keep_features(
+        stage.data.source(stage.words["train"]["train"]),
+        stage.graphdef,
+        params,
+        stage.mesh,
+        settings={"gelu": config.model.gelu or SIZES[config.model.size]["gelu"]},
+        frame_size=stage.spec.frame_size,
+        dtype=config.dtype,
+        kept_in=config.data.kept_features,
+        visits=(plan.end - plan.start) * stage.stage.batch_size,
+    )
+
+
+def training_batches(stage: Stage, features: FeatureStore | None = None) -> Batches:
+    """The stage's training data, endless; `features`: what a frozen encoder makes of them."""
+    config, section, words = stage.config, stage.stage, stage.words["train"]["train"]
+    prompt, augment = section.prompt, Augment(**config.data.augment.to_dict())
+    return train_batches(
+        stage.data.source(words),
+        stage.spec,
+        batch_size=section.batch_size,
+        seed=config.seed,
+        augment=augment,
+        frames_per_clip=config.data.frames_per_clip or None,
+        beside=dataclasses.replace(
+            stage.beside(words, ("own", *augment.negatives)), features=features
+        ),
+        references=(prompt.truth, prompt.predicted),
+        num_workers=config.data.num_workers,
+        cache=stage.cache,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _new_state(stage: Stage) -> TrainState:
+    """From given weights, else from scratch."""
+    states = stage.phases[0].states
+    state = states.new(jax.random.key(stage.config.seed))
+    if folders := _init_folders(stage):
+        params, new, unused = initial_params(
+            folders, state.params, stage.shardings.params, tuple(stage.stage.init_new)
+        )
+        _LOG.info(
+            "%s: starts from %s\n  new: %s\n  left behind: %s",
+            *(stage.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
+        )
+        state = states.restart(state.step, params)
+    return state
+
+
+def _init_folders(stage: Stage) -> list[Path]:
+    words = (stage.stage.init_from or stage.config.init_from).split(",")
+    stages = {name: stage.folder.parent / name for name in STAGES}
+    stages["avs"] = Path(stage.stage.prompt.stage1 or stages["avs"])
+    words = [word for word in map(str.strip, words) if word]
+    return [stages.get(word) or Path(word) for word in words]
+
+
+def _best(stage: Stage, checkpoints: Checkpoints, params: dict) -> dict:
+    """The best parameters by validation; without validation sets the given, last ones."""
+    if checkpoints.best_step() is None:
+        return params
+    _LOG.info("%s: best validation at step %d", stage.name, checkpoints.best_step())
+    return checkpoints.restore_best(params, stage.shardings.params)
+
+
+def _selected_by(values: dict[str, float]) -> float:
+    """What the best parameters have most of: the mean of all mIoU and F-scores."""
+    return float(np.mean([value for name, value in values.items() if "activated" not in name]))
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"

@@ -1,0 +1,177 @@
+"""One run in two processes on one machine, beside the same run in one."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssp_jax.errors import UserError
+from ssp_jax.processes import start
+from ssp_jax.run import run
+from tests.tiny_run import get_config
+
+slow = pytest.mark.skipif(
+    os.environ.get("SSP_JAX_SLOW") != "1", reason="seven minutes on two cores: SSP_JAX_SLOW=1"
+)
+ROOT = Path(__file__).parent.parent
+# So that stage 2 reads flow as well.
+_CHANGES = {"avss.prompt.premask": True}
+
+
+def _config(prepared):
+    config = get_config(str(prepared))
+    config.update_from_flattened_dict(_CHANGES)
+    return config
+
+
+def _free_port():
+    """Of those that JAX takes under SLURM."""
+    for port in range(61440 + os.getpid() % 4000, 65536):
+        with socket.socket() as tried:
+            if tried.connect_ex(("localhost", port)):
+                return port
+    raise OSError("no port is free")
+
+
+def _by_flags(number, port):
+    return [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={number}"], {}
+
+
+def _by_slurm(number, port):
+    # What `srun --ntasks=2` sets, of what JAX looks at.
+    variables = {
+        "SLURM_JOB_ID": port - 61440,  # JAX adds that
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": 2,
+        "SLURM_PROCID": number,
+        "SLURM_LOCALID": number,
+    }
+    return [], {name: str(value) for name, value in variables.items()}
+
+
+def _in_two_processes(folder, *arguments, started=_by_flags):
+    """[(exit status, standard error) of process 0, of process 1] of `python -m ssp_jax.main`."""
+    logs = [(folder / f"process{number}.log").open("w+") for number in range(2)]
+    running, port = [], _free_port()
+    for number, log in enumerate(logs):
+        flags, variables = started(number, port)
+        command = [sys.executable, "-m", "ssp_jax.main", *flags, *arguments]
+        running.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=log))
+    try:
+        statuses = [process.wait(900) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    texts = []
+    for log in logs:
+        log.seek(0)
+        texts.append(log.read())
+        log.close()
+    return list(zip(statuses, texts, strict=True))
+
+
+def _train_in_two(workdir, prepared, *arguments):
+    changes = [f"--config.{key}={value}" for key, value in _CHANGES.items()]
+    config = [f"--config=tests/tiny_run.py:{prepared}", f"--workdir={workdir}", *changes]
+    done = _in_two_processes(workdir.parent, *config, *arguments)
+    assert [status for status, _ in done] == [0, 0], done
+    return done
+
+
+def _losses(workdir, stage):
+    lines = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").open()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def _assert_close(losses, others):
+    assert losses.keys() == others.keys()
+    for step, loss in losses.items():
+        assert loss == pytest.approx(others[step], rel=1e-4), step
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(prepared data, run in two processes, run in one), of the same config."""
+    folder = tmp_path_factory.mktemp("processes")
+    prepared, two, one = folder / "prepared", folder / "two", folder / "one"
+    (_, first), (_, second) = _train_in_two(two, prepared)
+    assert "process 0 of 2, with 1 of 2 devices" in first
+    # One process prepares, the other waits and finds it; of both, only the first reports.
+    assert "avs step 4/4" in first
+    assert "step" not in second
+    run(_config(prepared), one)
+    return prepared, two, one
+
+
+@slow
+def test_two_processes_train_and_score_as_one_does(runs):
+    prepared, two, one = runs
+    for stage in ("avs", "avss"):
+        _assert_close(_losses(two, stage), _losses(one, stage))
+    files = [{str(p.relative_to(w)) for p in w.glob("*/*.*")} for w in (two, one)]
+    assert files[0] == files[1]
+    results = [json.loads((w / "results.json").read_text()) for w in (two, one)]
+    assert results[0].keys() == results[1].keys()
+    for name, result in results[0].items():
+        flat = [_flat(x) for x in (result, results[1][name])]
+        assert flat[0] == pytest.approx(flat[1], abs=2e-3, nan_ok=True), name
+        # What does not depend on the network is the same to the last bit.
+        assert result["visible"] == results[1][name]["visible"]
+    # Of training, validation and test clips, the last under three other sounds as well.
+    assert len(list((prepared / "stage1_masks").iterdir())) == 2 * 6
+
+
+def _flat(result):
+    flat = {}
+    for key, value in result.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{key}/{name}": number for name, number in inner.items()}
+    return flat
+
+
+@slow
+def test_a_checkpoint_of_two_processes_is_taken_up_by_one_and_back(runs):
+    prepared, *workdirs = runs
+    for workdir, other in zip(workdirs, ("one", "two"), strict=True):
+        before = _losses(workdir, "avs")
+        shutil.rmtree(workdir / "avs/checkpoints/last/4")
+        if other == "one":
+            config = _config(prepared)
+            config.stages = "avs"
+            run(config, workdir)
+        else:
+            done = _train_in_two(workdir, prepared, "--config.stages=avs")
+            assert "going on at step 2" in done[0][1]
+        _assert_close(_losses(workdir, "avs"), before)
+
+
+@pytest.mark.parametrize("started", [_by_flags, _by_slurm])
+def test_an_error_in_one_process_stops_both(tmp_path, started):
+    arguments = ["--config=configs/s4.py:small", "--config.data_dir=nowhere"]
+    arguments += [f"--workdir={tmp_path / 'run'}", f"--config.prepared_dir={tmp_path}"]
+    done = _in_two_processes(tmp_path, *arguments, started=started)
+    assert [status for status, _ in done] == [1, 1]
+    errors = [[x for x in text.splitlines() if x.startswith("error:")] for _, text in done]
+    assert "nowhere" in errors[0][0]
+    assert errors[1] == ["error: another process stopped; its own message says why"]
+
+
+def test_half_an_address_is_refused():
+    with pytest.raises(UserError, match="all three, or none"):
+        start("localhost:1234", 2, None)
+    with pytest.raises(UserError, match="HOST:PORT"):
+        start("localhost", 2, 0)
+
+
+def test_a_machine_without_a_cluster_is_alone():
+    code = "from ssp_jax.processes import start; start(None, None, None); import jax; "
+    code += "print(jax.process_count(), jax.distributed.is_initialized())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "False"]

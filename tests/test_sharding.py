@@ -1,0 +1,74 @@
+"""A training is the same on any mesh of devices."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssp_jax.errors import UserError
+from ssp_jax.sharding import make_mesh
+
+ROOT = Path(__file__).parent.parent
+MESHES = ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2))
+# Unoptimised programs, which compile in half the time.
+_TRAIN = """
+import sys
+from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from ssp_jax.run import run
+from tests.tiny_run import get_config
+
+for mesh in sys.argv[3:]:
+    config = get_config(sys.argv[1])
+    config.stages, config.avs.steps, config.avs.eval_every = "avs", 20, 20
+    config.mesh.data, config.mesh.fsdp = map(int, mesh.split("x"))
+    run(config, Path(sys.argv[2], mesh), brief=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(losses, results) of 20 steps on each mesh."""
+    folder = tmp_path_factory.mktemp("meshes")
+    meshes = [f"{data}x{fsdp}" for data, fsdp in MESHES]
+    command = [sys.executable, "-c", _TRAIN, str(folder / "prepared"), str(folder), *meshes]
+    subprocess.run(command, cwd=ROOT, check=True)
+    losses, results = [], []
+    for mesh in meshes:
+        lines = [json.loads(line) for line in (folder / mesh / "avs/metrics.jsonl").open()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+        results.append(json.loads((folder / mesh / "results.json").read_text()))
+    return losses, results
+
+
+def test_losses_are_the_same_on_any_mesh(trained):
+    losses, _ = trained
+    assert len(losses[0]) == 20
+    assert losses[0][-1] < losses[0][0]
+    for other in losses[1:]:
+        np.testing.assert_allclose(other, losses[0], rtol=1e-4)
+
+
+def test_metrics_are_the_same_on_any_mesh(trained):
+    _, results = trained
+    for other in results[1:]:
+        for name, values in results[0].items():
+            for metric in ("miou", "fscore"):
+                assert other[name][metric] == pytest.approx(values[metric], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fsdp": 3}, "config.mesh.fsdp=3: expected a divisor of the number of devices, "),
+        ({"data": 2, "fsdp": 4096}, "are 8192 devices, but there are "),
+        ({"data": -1}, "config.mesh"),
+    ],
+)
+def test_impossible_meshes_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(**arguments)
