@@ -31,6 +31,7 @@ from ssp_jax.data.source_store import Records, SourceStore
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
+from ssp_jax.processes import in_turn
 from ssp_jax.sharding import replicated
 from ssp_jax.train_state import path_name
 from ssp_jax.train_step import DTYPES, cast_floats
@@ -121,8 +122,7 @@ def keep_features(
 ) -> FeatureStore:
     """The encoder's maps of a source's annotated frames, computed now where they are not stored.
 
-    Every process computes what its disk lacks, on its own devices; those that share a disk wait for
-    the one that does, see `Records.add`.
+    Every process computes what its disk lacks, on its own devices, the first one before the others.
 
     Args:
       graphdef, params: of a `TrainedNetwork`, of which the encoder counts alone; params live on
@@ -153,7 +153,6 @@ def keep_features(
     shapes = feature_shapes(graphdef, params, frame_size)
     counts = source.table.num_annotated
     frame_bytes = sum(map(math.prod, shapes)) * jnp.dtype(kept_in).itemsize
-    _check_room(source, records, frame_bytes, visits)
     make = functools.cache(lambda: _make_encoder(encoder_graphdef, weights, dtype, kept_in))
     local = jax.local_device_count()
 
@@ -178,7 +177,11 @@ def keep_features(
                 )
             yield values.tobytes()
 
-    records.add(source, facts, made, progress=progress)
+    def add() -> None:
+        _check_room(source, records, frame_bytes, visits)
+        records.add(source, facts, made, progress=progress)
+
+    in_turn(add)
     starts = (0, *np.cumsum(counts).tolist())
     return FeatureStore(records.open(source), shapes, jnp.dtype(kept_in), starts)
 
