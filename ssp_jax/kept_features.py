@@ -122,8 +122,7 @@ def keep_features(
 ) -> FeatureStore:
     """The encoder's maps of a source's annotated frames, computed now where they are not stored.
 
-    Process 0 computes them on its own devices while the others wait, who then do so where they have
-    disks of their own.
+    Every process computes what its disk lacks, on its own devices, the first one before the others.
 
     Args:
       graphdef, params: of a `TrainedNetwork`, of which the encoder counts alone; params live on
@@ -154,7 +153,6 @@ def keep_features(
     shapes = feature_shapes(graphdef, params, frame_size)
     counts = source.table.num_annotated
     frame_bytes = sum(map(math.prod, shapes)) * jnp.dtype(kept_in).itemsize
-    _check_room(source, records, frame_bytes, visits)
     make = functools.cache(lambda: _make_encoder(encoder_graphdef, weights, dtype, kept_in))
     local = jax.local_device_count()
 
@@ -179,7 +177,11 @@ def keep_features(
                 )
             yield values.tobytes()
 
-    in_turn(lambda: records.add(source, facts, made, progress=progress))
+    def add() -> None:
+        _check_room(source, records, frame_bytes, visits)
+        records.add(source, facts, made, progress=progress)
+
+    in_turn(add)
     starts = (0, *np.cumsum(counts).tolist())
     return FeatureStore(records.open(source), shapes, jnp.dtype(kept_in), starts)
 
@@ -262,4 +264,4 @@ def _make_encoder(graphdef: nnx.GraphDef, weights: Mapping, dtype: str, kept_in:
             [one.reshape(len(frames), -1).astype(kept_in) for one in maps], axis=1
         )
 
-    return lambda frames: np.asarray(encode(weights, frames))
+    return lambda frames: np.asarray(encode(weights, jax.device_put(frames, split)))

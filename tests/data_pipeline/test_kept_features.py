@@ -158,26 +158,29 @@ def changed(params, path, change):
     return copy
 
 
-def test_what_they_depend_on_lies_apart(own, network):
+def test_what_they_depend_on_lies_apart(own, network, monkeypatch):
     source, params = ClipSource([(own, "train_v1s")]), network[1]
     ours = keep(source, network).read(0, 0)
-    assert len(folders(own)) == 1
-    # Of an adapter that adds nothing, the seed is no reason to compute all anew.
-    keep(source, network, changed(params, "mlp_adapter/down/kernel", lambda x: x + 1))
-    heads = {"mask_decoder": jax.tree.map(lambda x: x + 1, params["network"]["mask_decoder"])}
-    keep(source, network, {**params, "network": params["network"] | heads})
     assert len(folders(own)) == 1
     # Not the same for all channels, to which the norms are blind.
     added = changed(params, "mlp_adapter/up/bias", lambda x: x + np.arange(x.size) % 3)
     theirs = keep(source, network, added).read(0, 0)
     assert np.abs(theirs[1] - ours[1]).max() > 0.1
-    keep(source, network, changed(added, "mlp_adapter/down/kernel", lambda x: x + 1))
     half = keep(source, network, kept_in="float16").read(0, 0)
     brain = keep(source, network, kept_in="bfloat16", dtype="bfloat16").read(0, 0)
     for one, two, three in zip(ours, half, brain, strict=True):
         assert (two.dtype, three.dtype.name) == (np.float16, "bfloat16")
         np.testing.assert_allclose(one, two, atol=2e-3)
         np.testing.assert_allclose(one, three.astype(np.float32), atol=0.2)
+    assert len(folders(own)) == 4
+    # The rest by where they would be kept.
+    monkeypatch.setattr(kept_features, "_make_encoder", lambda *_: lambda x: np.zeros((4, 1920)))
+    # Of an adapter that adds nothing, the seed is no reason to compute all anew.
+    keep(source, network, changed(params, "mlp_adapter/down/kernel", lambda x: x + 1))
+    heads = {"mask_decoder": jax.tree.map(lambda x: x + 1, params["network"]["mask_decoder"])}
+    keep(source, network, {**params, "network": params["network"] | heads})
+    assert len(folders(own)) == 4
+    keep(source, network, changed(added, "mlp_adapter/down/kernel", lambda x: x + 1))
     keep(source, network, settings={"gelu": "exact"})
     keep(source, network, frame_size=SIZE + 4)
     assert len(folders(own)) == 7
