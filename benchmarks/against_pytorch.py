@@ -96,12 +96,12 @@ def _project(row: str, folder: Path):
     setup = full_size_step(stage, phase, frames=_FRAMES.value, kept_features=kept)
     state = setup.state
     start = time.perf_counter()
-    compiled = setup.step.lower(state, setup.batch, setup.key).compile()
+    compiled = setup.step.lower(state, setup.batch, setup.key, 0).compile()
     seconds = time.perf_counter() - start
 
     def run():
         nonlocal state
-        state, scalars = compiled(state, setup.batch, setup.key)
+        state, scalars = compiled(state, setup.batch, setup.key, int(state.step))
         jax.block_until_ready(state)
         return float(scalars["loss"])
 

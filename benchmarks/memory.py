@@ -60,7 +60,8 @@ def measure(name: str, phase_name: str, dtype: str, frames: int, fsdp: int) -> d
     )
     start = time.perf_counter()
     try:
-        memory = full.step.lower(full.state, full.batch, full.key).compile().memory_analysis()
+        lowered = full.step.lower(full.state, full.batch, full.key, 0)
+        memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
