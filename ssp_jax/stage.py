@@ -20,7 +20,7 @@ from ssp_jax.data.reader import Beside, FrameCache
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
-from ssp_jax.init_from import initial_params
+from ssp_jax.init_from import given_params
 from ssp_jax.kept_features import FeatureStore, keep_features
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.sizes import SIZES
@@ -29,7 +29,6 @@ from ssp_jax.not_finite import Dump
 from ssp_jax.phases import Phase, make_phases, reads_texts
 from ssp_jax.prompts.tokeniser import check_vocabulary
 from ssp_jax.protocols import get_protocol
-from ssp_jax.run_folder import STAGES
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.summary import parameter_table
 from ssp_jax.train import Loop, Progress
@@ -387,25 +386,10 @@ class Stage:
 
     def _new_state(self) -> TrainState:
         """From given weights, else from scratch."""
-        states = self.phases[0].states
+        states, shardings = self.phases[0].states, self.shardings.params
         state = states.new(jax.random.key(self.config.seed))
-        if folders := self._init_folders():
-            params, new, unused = initial_params(
-                folders, state.params, self.shardings.params, tuple(self.stage.init_new)
-            )
-            _LOG.info(
-                "%s: starts from %s\n  new: %s\n  left behind: %s",
-                *(self.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
-            )
-            state = states.restart(state.step, params)
-        return state
-
-    def _init_folders(self) -> list[Path]:
-        words = (self.stage.init_from or self.config.init_from).split(",")
-        stages = {name: self.folder.parent / name for name in STAGES}
-        stages["avs"] = Path(self.stage.prompt.stage1 or stages["avs"])
-        words = [word for word in map(str.strip, words) if word]
-        return [stages.get(word) or Path(word) for word in words]
+        params = given_params(self.config, self.name, self.folder, state.params, shardings)
+        return state if params is None else states.restart(state.step, params)
 
     def _best(self, checkpoints: Checkpoints, params: dict) -> dict:
         """The best parameters by validation; without validation sets the given, last ones."""
@@ -418,7 +402,3 @@ class Stage:
 def _selected_by(values: dict[str, float]) -> float:
     """What the best parameters have most of: the mean of all mIoU and F-scores."""
     return float(np.mean([value for name, value in values.items() if "activated" not in name]))
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"
