@@ -1,5 +1,6 @@
 """Starting weights: from a folder of `ssp_jax.weights import`, or from another stage or run."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -8,12 +9,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ssp_jax.checkpoints import read_best
 from ssp_jax.errors import UserError
 from ssp_jax.run_folder import STAGES
 from ssp_jax.train_state import path_name
 from ssp_jax.weights.folder import is_weight_folder, load_weights
+
+_LOG = logging.getLogger(__name__)
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -36,6 +40,28 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
         f"{folder}: no weights to start from; expected a folder made by python -m ssp_jax.weights "
         "import, or the folder of a trained stage"
     )
+
+
+def given_params(
+    config: ConfigDict, name: str, folder: Path, like: dict, shardings: Any
+) -> dict | None:
+    """What `config.<name>.init_from` names, see `initial_params`; None where it names nothing.
+
+    Args:
+      folder: of the stage `name`; other stages are beside it.
+    """
+    stage, stages = config[name], {stage: folder.parent / stage for stage in STAGES}
+    stages["avs"] = Path(stage.prompt.stage1 or stages["avs"])
+    words = [word.strip() for word in (stage.init_from or config.init_from).split(",")]
+    folders = [stages.get(word) or Path(word) for word in words if word]
+    if not folders:
+        return None
+    params, new, unused = initial_params(folders, like, shardings, tuple(stage.init_new))
+    _LOG.info(
+        "%s: starts from %s\n  new: %s\n  left behind: %s",
+        *(name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
+    )
+    return params
 
 
 def initial_params(
@@ -96,3 +122,7 @@ def _message(
         f"model's {total} parameters are not there. Add the folder that has them (separated by a "
         f"comma), or give the model the same size{new}:\n" + "\n".join(lines)
     )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"

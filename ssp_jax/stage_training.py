@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,12 +11,11 @@ from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.data.pipeline import Batches, train_batches
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
-from ssp_jax.init_from import initial_params
+from ssp_jax.init_from import given_params
 from ssp_jax.kept_features import FeatureStore, keep_features
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.not_finite import Dump
 from ssp_jax.phases import Phase
-from ssp_jax.run_folder import STAGES
 from ssp_jax.stage import Stage
 from ssp_jax.train import Loop, Progress
 from ssp_jax.train_state import StateMaker, TrainState
@@ -174,26 +172,10 @@ def training_batches(stage: Stage, features: FeatureStore | None = None) -> Batc
 
 def _new_state(stage: Stage) -> TrainState:
     """From given weights, else from scratch."""
-    states = stage.phases[0].states
+    states, shardings = stage.phases[0].states, stage.shardings.params
     state = states.new(jax.random.key(stage.config.seed))
-    if folders := _init_folders(stage):
-        params, new, unused = initial_params(
-            folders, state.params, stage.shardings.params, tuple(stage.stage.init_new)
-        )
-        _LOG.info(
-            "%s: starts from %s\n  new: %s\n  left behind: %s",
-            *(stage.name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
-        )
-        state = states.restart(state.step, params)
-    return state
-
-
-def _init_folders(stage: Stage) -> list[Path]:
-    words = (stage.stage.init_from or stage.config.init_from).split(",")
-    stages = {name: stage.folder.parent / name for name in STAGES}
-    stages["avs"] = Path(stage.stage.prompt.stage1 or stages["avs"])
-    words = [word for word in map(str.strip, words) if word]
-    return [stages.get(word) or Path(word) for word in words]
+    params = given_params(stage.config, stage.name, stage.folder, state.params, shardings)
+    return state if params is None else states.restart(state.step, params)
 
 
 def _best(stage: Stage, checkpoints: Checkpoints, params: dict) -> dict:
@@ -207,7 +189,3 @@ def _best(stage: Stage, checkpoints: Checkpoints, params: dict) -> dict:
 def _selected_by(values: dict[str, float]) -> float:
     """What the best parameters have most of: the mean of all mIoU and F-scores."""
     return float(np.mean([value for name, value in values.items() if "activated" not in name]))
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"
