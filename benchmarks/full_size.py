@@ -19,7 +19,7 @@ from ssp_jax.models.vggish import EMBEDDING
 from ssp_jax.phases import make_phases
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.train_state import TrainState, split_model
-from ssp_jax.train_step import make_loss, make_train_step
+from ssp_jax.train_step import Loss, make_train_step
 from ssp_jax.weights.aavs import nested
 from ssp_jax.weights.folder import load_facts, load_weights
 from ssp_jax.weights.importing import import_weights
@@ -86,6 +86,7 @@ def full_size_step(
     num_queries: int | None = None,
     remat: bool = False,
     kept_features: bool = False,
+    accumulate: int = 1,
     mesh: Mesh | None = None,
 ) -> FullSizeStep:
     """The step of a stage of `configs/avss.py`.
@@ -94,6 +95,7 @@ def full_size_step(
       name: 'avs' (2 classes) or 'avss' (71). phase_name: 'phase1', 'phase2' or 'all'.
       kind: of the config. size: of ssp_jax/models/sizes.py. frames: of a batch.
       num_queries: instead of the config's.
+      accumulate: parts of the batch, see `make_train_step`.
       kept_features: the batch holds what the encoder makes of its frames.
       mesh: of devices that need not be there: state, batch and key are shapes, to compile for.
     """
@@ -128,7 +130,7 @@ def full_size_step(
     described, mesh = mesh is not None, mesh or make_mesh()
     phases = make_phases(config, name, init, mesh)
     phase = next(p for p in phases if phase_name in (p.plan.name or "all"))
-    loss = make_loss(
+    loss = Loss(
         graphdef,
         dtype=dtype,
         num_classes=classes,
@@ -148,7 +150,9 @@ def full_size_step(
         if kept_features
         else None,
     )
-    step = make_train_step(loss, phase.tx, mesh, phase.states.shardings, phase.trained)
+    step = make_train_step(
+        loss, phase.tx, mesh, phase.states.shardings, phase.trained, accumulate=accumulate
+    )
     if described:
         key = jax.eval_shape(lambda: jax.random.key(0))
         return FullSizeStep(step, phase.states.shapes, jax.eval_shape(lambda: batch), key)

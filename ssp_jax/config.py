@@ -82,6 +82,9 @@ def stage(**changes) -> ConfigDict:
                 "predicted": 0.0,
             },
             "batch_size": 16,  # frames per step, over all devices
+            # Parts of a batch whose gradients are computed one after the other and added up: the
+            # same step in less memory.
+            "accumulate": 1,
             "steps": 1000,
             "eval_every": 250,
             "eval_first": False,  # evaluate before the first step as well

@@ -19,7 +19,7 @@ from ssp_jax.phases import Phase
 from ssp_jax.stage import Stage
 from ssp_jax.train import Loop, Progress
 from ssp_jax.train_state import StateMaker, TrainState
-from ssp_jax.train_step import compile_once, make_loss, make_train_step
+from ssp_jax.train_step import Loss, compile_once, make_train_step
 from ssp_jax.writers import MetricsWriter
 
 _LOG = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _run_phase(
     checkpoints: Checkpoints,
 ) -> TrainState:
     config, section = stage.config, stage.stage
-    loss = make_loss(
+    loss = Loss(
         stage.graphdef,
         dtype=config.dtype,
         num_classes=stage.num_classes,
@@ -95,7 +95,15 @@ def _run_phase(
     )
     shardings = phase.states.shardings
     skip = config.max_skipped > 0
-    step = make_train_step(loss, phase.tx, stage.mesh, shardings, phase.trained, skip=skip)
+    step = make_train_step(
+        loss,
+        phase.tx,
+        stage.mesh,
+        shardings,
+        phase.trained,
+        skip=skip,
+        accumulate=section.accumulate,
+    )
     loop = Loop(
         train_step=compile_once(step, f"{stage.name} {phase.plan.name}".strip()),
         batches=batches,

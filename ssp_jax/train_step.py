@@ -1,5 +1,6 @@
 """Pure functions of one step: loss, gradients, update; and prediction for evaluation."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from ssp_jax.losses.listening import (
     sound_classification,
 )
 from ssp_jax.losses.mask_losses import set_criterion
+from ssp_jax.losses.targets import Totals, count_totals, targets_from_labels
 from ssp_jax.models.ssp import segmentation_map
 from ssp_jax.sharding import batch_sharding, replicated
 from ssp_jax.train_state import TrainState, replace_leaves, split_trained
@@ -41,54 +43,77 @@ def _run_network(graphdef: nnx.GraphDef, params: dict, batch: AVBatch, dtype: st
     return model, *cast_floats(model.network(*inputs, **more), jnp.float32)
 
 
-def make_loss(
-    graphdef: nnx.GraphDef,
-    *,
-    dtype: str = "float32",
-    num_classes: int,
-    max_targets: int,
-    criterion: Mapping[str, float],
-    listen: Mapping[str, float],
-) -> Callable[[dict, AVBatch, jax.Array], tuple[Array, dict[str, Array]]]:
+@dataclasses.dataclass(frozen=True)
+class Loss:
     """The loss of one batch: (params, batch, key) -> (loss, parts).
 
-    Args:
-      dtype: what the network computes in, a name of `DTYPES`; parameters, gradients and losses are
-        float32 all the same.
+    Attributes:
       criterion: settings of `losses.mask_losses.criterion` (method 3.7).
       listen: weights of the auxiliary losses `sounds`, `map`, `contrast`; 0 leaves one out of the
         compiled step.
+      dtype: what the network computes in, a name of `DTYPES`; parameters, gradients and losses are
+        float32 all the same.
     """
 
-    def loss_fn(params: dict, batch: AVBatch, key: jax.Array):
-        model, predictions, aux = _run_network(graphdef, params, batch, dtype)
+    graphdef: nnx.GraphDef
+    _: dataclasses.KW_ONLY
+    num_classes: int
+    max_targets: int
+    criterion: Mapping[str, float]
+    listen: Mapping[str, float]
+    dtype: str = "float32"
+
+    def __call__(
+        self, params: dict, batch: AVBatch, key: jax.Array, totals: Totals | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Random points are those of key, clip and second: the same in any part of a batch.
+
+        Args:
+          totals: of the batch that `batch` is a part of; losses and parts of all parts then add up
+            to those of the batch. Not so the contrast of `listen`, which compares frames.
+        """
+        model, predictions, aux = _run_network(self.graphdef, params, batch, self.dtype)
+        fold = jax.vmap(jax.random.fold_in, (None, 0)), jax.vmap(jax.random.fold_in)
         loss, parts = set_criterion(
             predictions,
             aux["layers"],
             batch.labels,
             batch.annotated,
-            num_classes=num_classes,
-            max_targets=max_targets,
-            key=key,
+            num_classes=self.num_classes,
+            max_targets=self.max_targets,
+            keys=fold[1](fold[0](key, batch.clip), batch.second),
+            totals=totals,
             flow_mask=batch.prompts().get("flow_mask"),
             post_mask_logits=aux.get("post_mask_logits"),
-            **criterion,
+            **self.criterion,
         )
         parts = {f"loss/{name}": value for name, value in parts.items()}
-        for name, value in _listening(model, aux, batch, listen).items():
+        for name, value in _listening(model, aux, batch, self.listen, totals).items():
             parts[f"loss/{name}"] = value
-            loss = loss + listen[name] * value
+            loss = loss + self.listen[name] * value
         return loss, parts
 
-    return loss_fn
+    def totals(self, batch: AVBatch) -> Totals:
+        """What the sums of a batch are divided by."""
+        targets = targets_from_labels(
+            batch.labels,
+            batch.annotated,
+            num_classes=self.num_classes,
+            max_targets=self.max_targets,
+        )
+        known = (batch.sounds_known & batch.valid).sum()
+        return dataclasses.replace(count_totals(targets), sounds_known=known)
 
 
-def _listening(model, aux: dict, batch: AVBatch, weights: Mapping[str, float]) -> dict[str, Array]:
+def _listening(
+    model, aux: dict, batch: AVBatch, weights: Mapping[str, float], totals: Totals | None
+) -> dict[str, Array]:
     losses = {}
+    known, annotated = (totals.sounds_known, totals.annotated) if totals else (None, None)
     if weights["sounds"]:
         logits = model.sound_classifier(aux["audio_features"])
         losses["sounds"] = sound_classification(
-            logits, batch.sounds, batch.sounds_known, batch.valid
+            logits, batch.sounds, batch.sounds_known, batch.valid, known
         )
     if not (weights["map"] or weights["contrast"]):
         return losses
@@ -97,7 +122,9 @@ def _listening(model, aux: dict, batch: AVBatch, weights: Mapping[str, float]) -
         space = model.audio_visual_map(aux["mask_features"], aux["audio_embedding"])
     shared = (space["pixels"], space["sound"], batch.labels, batch.annotated)
     if weights["map"]:
-        losses["map"] = audio_visual_map(*shared, scale=space["scale"], bias=space["bias"])
+        losses["map"] = audio_visual_map(
+            *shared, scale=space["scale"], bias=space["bias"], total=annotated
+        )
     if weights["contrast"]:
         losses["contrast"] = audio_visual_contrast(
             *shared, batch.sounds, batch.sounds_known, space["scale"], clip=batch.clip
@@ -113,6 +140,7 @@ def make_train_step(
     trained: frozenset[str],
     *,
     skip: bool = False,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, AVBatch, jax.Array, int], tuple[TrainState, dict[str, Array]]]:
     """The jitted, sharded step: (state, batch, key, number) -> (state, scalars).
 
@@ -124,6 +152,9 @@ def make_train_step(
     `not_finite/parameters/MODULE` say where. With `skip` the next step goes on. Without, the state
     stays from there on: a step has an effect only on the state of its number, that of the steps
     before it.
+
+    `accumulate` is the number of parts of the batch whose gradients are computed one after the
+    other and added up, which needs little more memory than one part and gives the same step.
     """
     everywhere = replicated(mesh)
 
@@ -136,11 +167,20 @@ def make_train_step(
         """See `make_train_step`."""
         key = jax.random.fold_in(key, state.step)
 
-        def loss_of(leaves):
-            return loss_fn(replace_leaves(state.params, leaves), batch, key)
+        def gradients(leaves, *arguments):
+            def loss_of(leaves):
+                return loss_fn(replace_leaves(state.params, leaves), *arguments)
+
+            return jax.value_and_grad(loss_of, has_aux=True)(leaves)
 
         leaves, _ = split_trained(state.params, trained)
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(leaves)
+        if accumulate == 1:
+            (loss, parts), grads = gradients(leaves, batch, key)
+        else:
+            totals = loss_fn.totals(batch)
+            (loss, parts), grads = _added_up(
+                lambda part: gradients(leaves, part, key, totals), batch, accumulate, mesh
+            )
         updates, opt_state = tx.update(grads, state.opt_state, leaves)
         updated = optax.apply_updates(leaves, updates)
         scalars = {"loss": loss, "grad_norm": optax.global_norm(grads)} | parts
@@ -163,6 +203,22 @@ def make_train_step(
         return new, scalars | checks | {"applied": applied}
 
     return train_step
+
+
+def _added_up(compute: Callable, batch: AVBatch, parts: int, mesh: Mesh):
+    """Sum of what `compute` gives for each part of the batch, one after the other.
+
+    A part has its share of the frames of every device, so that none has to move.
+    """
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(total, part):
+        part = jax.lax.with_sharding_constraint(part, batch_sharding(mesh))
+        return jax.tree.map(jnp.add, total, compute(part)), None
+
+    shapes = jax.eval_shape(compute, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, split)[0]
 
 
 def _by_module(leaves: Mapping[str, Array]) -> dict[str, list[Array]]:

@@ -24,7 +24,7 @@ from ssp_jax.score import __main__ as score
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import training_batches
 from ssp_jax.train_state import split_trained
-from ssp_jax.train_step import make_loss, make_train_step
+from ssp_jax.train_step import Loss, make_train_step
 from tests.tiny_run import get_config
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +156,7 @@ def test_the_step_compiles_once(whole_run, prepared):
     config = get_config(prepared)
     stage = Stage(config, "avs", open_datasets(config, config.avs.train), Path("unused"))
     (phase,) = stage.phases
-    loss = make_loss(
+    loss = Loss(
         stage.graphdef,
         num_classes=2,
         max_targets=2,

@@ -1,5 +1,7 @@
 """One step as a pure function: precision, what is frozen, memory of what it compiled."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from ssp_jax.phases import make_phases
 from ssp_jax.sharding import make_mesh
 from ssp_jax.summary import parameter_table
 from ssp_jax.train_state import split_model
-from ssp_jax.train_step import compile_once, make_loss, make_predict, make_train_step
+from ssp_jax.train_step import Loss, compile_once, make_predict, make_train_step
 
 # `small` with the parts of AAVS's stage 2.
 TINY = {
@@ -41,7 +43,7 @@ def split(overrides, size="small", classes=5, queries=6):
 
 
 def losses(graphdef, **settings):
-    return make_loss(
+    return Loss(
         graphdef,
         num_classes=5,
         max_targets=3,
@@ -88,6 +90,44 @@ def test_bfloat16_reaches_every_matrix_product():
     predictions, aux = jax.eval_shape(run, params, frames, sounds, prompt)
     results = jax.tree.leaves((predictions, aux["layers"], aux["backbone"], aux["mask_features"]))
     assert {leaf.dtype for leaf in results} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_parts_of_a_batch_add_up_to_its_step():
+    listen = {"sounds": 1.0, "map": 1.0, "contrast": 0.0}
+    graphdef, init = split_model(
+        lambda rngs: TrainedNetwork(
+            5, size="small", num_queries=6, num_sounds=3, listen=listen, overrides={}, rngs=rngs
+        )
+    )
+    config = avss.get_config("small")
+    config.avss.steps, config.avss.optim.muon_lr, config.avss.optim.warmup_steps = 10, 0.0, 0
+    mesh = make_mesh()
+    (phase,) = make_phases(config, "avss", init, mesh)
+    # Parts with one annotated frame and with two, with sounds that are known and that are not.
+    annotated, known = np.array([1, 0, 1, 1], bool), np.array([1, 1, 0, 0], bool)
+    batch = dataclasses.replace(
+        fake_batch(4, num_classes=5), annotated=annotated, sounds_known=known
+    )
+    batch = dataclasses.replace(batch, labels=batch.labels * annotated[:, None, None])
+    loss = Loss(
+        graphdef, num_classes=5, max_targets=3, criterion={"num_points": 256}, listen=listen
+    )
+    results = []
+    for accumulate in (1, 2):
+        step = make_train_step(
+            loss, phase.tx, mesh, phase.states.shardings, phase.trained, accumulate=accumulate
+        )
+        state = phase.states.new(jax.random.key(0))
+        results.append(jax.device_get(step(state, batch, jax.random.key(1), 0)))
+    (whole_state, whole), (parts_state, parts) = results
+    assert whole["loss/targets"] == 6
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-4, err_msg=name)
+    # Adam's moments: gradients and their squares. Those of keys' biases are nothing but rounding.
+    moments = [jax.tree.leaves(state.opt_state) for state in (whole_state, parts_state)]
+    for one, other in zip(*moments, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max() + 1e-9)
 
 
 def test_a_compiled_step_refuses_other_shapes(caplog):

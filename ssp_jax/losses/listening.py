@@ -8,7 +8,7 @@ gradients) where a batch holds nothing to learn from.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
 def sound_classification(
@@ -16,16 +16,18 @@ def sound_classification(
     sounds: Float[Array, "N S"],
     known: Bool[Array, " N"],
     valid: Bool[Array, " N"],
+    total: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Which classes sound: binary cross entropy, mean over classes and over known, valid frames.
 
     Args:
       logits: one per sound class (C = S); of a data set without sound classes (S = 0) not read.
       sounds: multi-hot. known: False where the data set does not say what sounds.
+      total: number of known, valid frames of the batch, where these are a part of it.
     """
     if sounds.shape[-1] == 0:
         return jnp.zeros((), jnp.float32)
-    return _mean_over(_bce(logits.astype(jnp.float32), sounds).mean(-1), known & valid)
+    return _mean_over(_bce(logits.astype(jnp.float32), sounds).mean(-1), known & valid, total)
 
 
 def similarity_map(
@@ -48,11 +50,13 @@ def audio_visual_map(
     *,
     scale: Float[Array, ""] | float = 1.0,
     bias: Float[Array, ""] | float = 0.0,
+    total: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """BCE + dice of the similarity map against the sounding region, mean over annotated frames.
 
     The target at each feature is the share of its area where labels > 0. Dice as in Mask2Former,
     1 - (2 sum pt + 1) / (sum p + sum t + 1), so that a silent frame asks for an empty map.
+    `total` is the number of annotated frames of the batch, where these are a part of it.
     """
     logits = similarity_map(pixel_features, audio_embedding, scale=scale, bias=bias)
     region = sounding_share(labels, logits.shape[1:])
@@ -60,7 +64,7 @@ def audio_visual_map(
     overlap = (probability * region).sum((1, 2))
     sizes = probability.sum((1, 2)) + region.sum((1, 2))
     dice = 1 - (2 * overlap + 1) / (sizes + 1)
-    return _mean_over(_bce(logits, region).mean((1, 2)) + dice, annotated)
+    return _mean_over(_bce(logits, region).mean((1, 2)) + dice, annotated, total)
 
 
 def audio_visual_contrast(
@@ -129,8 +133,11 @@ def _bce(logits: Float[Array, "*n"], truth: Float[Array, "*n"]) -> Float[Array, 
     return jax.nn.softplus(logits) - logits * truth
 
 
-def _mean_over(values: Float[Array, " N"], which: Bool[Array, " N"]) -> Float[Array, ""]:
-    return jnp.where(which, values, 0.0).sum() / jnp.maximum(which.sum(), 1)
+def _mean_over(
+    values: Float[Array, " N"], which: Bool[Array, " N"], total: Int[Array, ""] | None = None
+) -> Float[Array, ""]:
+    total = which.sum() if total is None else total
+    return jnp.where(which, values, 0.0).sum() / jnp.maximum(total, 1)
 
 
 def _unit(x: Float[Array, "N C"]) -> Float[Array, "N C"]:

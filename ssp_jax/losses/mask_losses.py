@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from ssp_jax.errors import UserError
 from ssp_jax.losses import matching, points
 from ssp_jax.losses.post_mask import READINGS, post_mask_bce
-from ssp_jax.losses.targets import Targets, targets_from_labels
+from ssp_jax.losses.targets import Targets, Totals, count_totals, targets_from_labels
 
 Prediction = dict[str, jax.Array]
 
@@ -38,9 +38,8 @@ class Draws:
 
 
 def draw(
-    key: Key[Array, ""],
+    keys: Key[Array, " N"],
     *,
-    num_frames: int,
     num_predictions: int,
     num_targets: int,
     num_points: int,
@@ -49,6 +48,10 @@ def draw(
 ) -> Draws:
     """Fresh points: P for the matching, P * oversample candidates and P * (1 - importance) others
     per pair (PointRend's and Mask2Former's counts, rounded down as there).
+
+    Args:
+      keys: one a frame, so that its points depend neither on where it stands in a batch nor on
+        which part or device computes it.
 
     Raises:
       UserError: num_points < 1, oversample_ratio < 1 or importance_sample_ratio outside [0, 1].
@@ -64,11 +67,12 @@ def draw(
     sizes = num_points, num_targets * candidates, num_targets * others
     # One call, and one random word per point, since on CPU the generator is a good part of the
     # loss: 16 bits a coordinate place a point to a hundredth of a mask's pixel and better.
-    bits = jax.random.bits(key, (num_frames, num_predictions, sum(sizes)), jnp.uint32)
+    shape = num_predictions, sum(sizes)
+    bits = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint32))(keys)
     halves = jnp.stack([bits >> 16, bits & 0xFFFF], axis=-1).astype(jnp.float32)
     at = (halves + 0.5) / 2**16
     matching_points, candidate_points, other_points = jnp.split(at, np.cumsum(sizes)[:-1], axis=2)
-    per_pair = (num_frames, num_predictions, num_targets)
+    per_pair = (len(keys), num_predictions, num_targets)
     return Draws(
         matching_points,
         candidate_points.reshape(*per_pair, candidates, 2),
@@ -84,7 +88,6 @@ def set_criterion(
     *,
     num_classes: int,
     max_targets: int,
-    key: Key[Array, ""] | None = None,
     **settings,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`criterion` for the classes present in label maps (`targets_from_labels`).
@@ -95,7 +98,7 @@ def set_criterion(
     targets = targets_from_labels(
         labels, annotated, num_classes=num_classes, max_targets=max_targets
     )
-    return criterion(predictions, aux_layers, targets, key=key, **settings)
+    return criterion(predictions, aux_layers, targets, **settings)
 
 
 def criterion(
@@ -103,8 +106,9 @@ def criterion(
     aux_layers: Sequence[Prediction],
     targets: Targets,
     *,
-    key: Key[Array, ""] | None = None,
+    keys: Key[Array, " N"] | None = None,
     draws: Draws | None = None,
+    totals: Totals | None = None,
     num_points: int = 12544,
     oversample_ratio: float = 3.0,
     importance_sample_ratio: float = 0.75,
@@ -113,7 +117,6 @@ def criterion(
     mask_weight: float = 5.0,
     dice_weight: float = 5.0,
     matching_class_weight: float | None = None,
-    normaliser: Float[Array, ""] | float | None = None,
     post_mask: str = "none",
     post_mask_weight: float = 10.0,
     post_mask_logits: Float[Array, "N Q H W"] | None = None,
@@ -125,12 +128,12 @@ def criterion(
       predictions: `mask_logits` (N, Q, H, W) and `class_logits` (N, Q, K+1), the last class being
         "no object". aux_layers: the same of the earlier layers, in order.
       targets: label maps or masks; frames that are not annotated contribute nothing.
-      key, draws: one of them: the source of random points, or the points themselves (then
+      keys, draws: one of them: the source of random points, or the points themselves (then
         num_points and oversample_ratio are what they hold).
+      totals: what sums are divided by, where these frames are a part of a batch: a part's loss and
+        gradients then add up, over the parts, to the batch's. By default of these frames.
       matching_class_weight: weight of the class in the matching cost; None takes class_weight, as
         Mask2Former and method 3.7 say. AAVS's code (and transformers before 5) uses 1 there.
-      normaliser: what mask and dice sums are divided by; by default the number of target masks in
-        the (global) batch, at least 1.
       post_mask, post_mask_weight: reading and weight of the post-mask loss (method 4.3), which
         aims at the targets that are not background; `head` takes post_mask_logits, a mask a query
         of the final prediction. flow_mask: M_O in [0, 1], needed for it.
@@ -142,22 +145,20 @@ def criterion(
 
     Raises:
       UserError: fewer queries than targets per frame, an unknown reading of the post-mask.
-      ValueError: neither or both of key, draws; no flow mask for a post-mask.
+      ValueError: neither or both of keys, draws; no flow mask for a post-mask.
     """
     if post_mask not in READINGS:
         raise UserError(f"post_mask={post_mask!r}: expected one of {', '.join(READINGS)}")
     if post_mask != "none" and flow_mask is None:
         raise ValueError("a post-mask loss needs flow_mask")
     layers = [predictions, *aux_layers]
-    frames, targets_per_frame = targets.class_labels.shape
-    if (key is None) == (draws is None):
-        raise ValueError("set_criterion needs exactly one of key and draws")
+    if (keys is None) == (draws is None):
+        raise ValueError("set_criterion needs exactly one of keys and draws")
     if draws is None:
         draws = draw(
-            key,
-            num_frames=frames,
+            keys,
             num_predictions=len(layers),
-            num_targets=targets_per_frame,
+            num_targets=targets.class_labels.shape[1],
             num_points=num_points,
             oversample_ratio=oversample_ratio,
             importance_sample_ratio=importance_sample_ratio,
@@ -167,18 +168,18 @@ def criterion(
         "mask_weight": mask_weight,
         "dice_weight": dice_weight,
     }
+    totals = totals or count_totals(targets)
     # Else XLA on CPU runs the generator again in each of its uses.
     draws = jax.lax.optimization_barrier(draws)
     query, target, matched = _match_layers(layers, targets, draws, weights)
     per_layer = {
         "class": class_weight
-        * _class_loss(layers, targets, query, target, matched, no_object_weight)
+        * _class_loss(layers, targets, query, target, matched, totals, no_object_weight)
     }
     pairs = jnp.stack(
         [_chosen(layer["mask_logits"], query[:, i]) for i, layer in enumerate(layers)], axis=1
     ).astype(jnp.float32)
-    count = (targets.class_labels >= 0).sum().astype(jnp.float32)
-    divisor = jnp.maximum(count, 1.0) if normaliser is None else normaliser
+    divisor = jnp.maximum(totals.targets, 1).astype(jnp.float32)
     uncertain = int(importance_sample_ratio * draws.matching.shape[2])
     at, logits, truth = _at_points(pairs, targets, target, draws, uncertain)
     bce, dice = _mask_losses(logits, truth)
@@ -199,7 +200,8 @@ def criterion(
     parts = {name: loss.sum() for name, loss in per_layer.items()}
     total = sum(parts.values())
     parts |= {f"{name}_final": loss[0] for name, loss in per_layer.items()}
-    parts |= {"targets": count, "dropped_targets": targets.dropped.astype(jnp.float32)}
+    counts = {"targets": (targets.class_labels >= 0).sum(), "dropped_targets": targets.dropped}
+    parts |= {name: count.astype(jnp.float32) for name, count in counts.items()}
     return total, parts
 
 
@@ -242,6 +244,7 @@ def _class_loss(
     query: Int[Array, "N L M"],
     target: Int[Array, "N L M"],
     matched: Bool[Array, "N L M"],
+    totals: Totals,
     no_object_weight: float,
 ) -> Float[Array, " L"]:
     """Cross entropy of every query of the annotated frames, unmatched ones aiming at "no object";
@@ -255,8 +258,10 @@ def _class_loss(
     entropy = -jnp.take_along_axis(log_probability, aim[..., None], axis=-1)[..., 0]
     weight = jnp.where(aim == no_object, no_object_weight, 1.0)
     weight *= targets.annotated[:, None, None]
-    # Only a batch without any annotated frame has no weight at all; its loss is 0.
-    total = weight.sum(axis=(0, 2))
+    # Every target has a query. Only a batch without any annotated frame has no weight at all; its
+    # loss is 0.
+    unmatched = queries * totals.annotated - totals.targets
+    total = totals.targets + no_object_weight * unmatched
     return (weight * entropy).sum(axis=(0, 2)) / jnp.where(total > 0, total, 1.0)
 
 

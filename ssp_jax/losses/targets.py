@@ -70,6 +70,26 @@ class MaskTargets:
 Targets = LabelTargets | MaskTargets
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Counts of a whole batch, by which its losses are divided.
+
+    Attributes:
+      targets: target masks. annotated: frames. sounds_known: frames whose sounding classes are
+      known, see `losses.listening`.
+    """
+
+    targets: Int[Array, ""]
+    annotated: Int[Array, ""]
+    sounds_known: Int[Array, ""] | None = None
+
+
+def count_totals(targets: Targets) -> Totals:
+    """Of the frames that `targets` holds."""
+    return Totals((targets.class_labels >= 0).sum(), targets.annotated.sum())
+
+
 def targets_from_labels(
     labels: UInt8[Array, "N h w"],
     annotated: Bool[Array, " N"],

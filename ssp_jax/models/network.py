@@ -33,7 +33,7 @@ class TrainedNetwork(nnx.Module):
         overrides: Mapping[str, Any] | None = None,
         rngs: nnx.Rngs,
     ):
-        """Build `SIZES[size]` with `overrides` of `SSP`'s arguments; `listen` as in `make_loss`."""
+        """Build `SIZES[size]` with `overrides` of `SSP`'s arguments; `listen` as in `Loss`."""
         arguments = SIZES[size] | dict(overrides or {})
         self.network = SSP(num_classes, num_queries, **arguments, rngs=rngs)
         if listen["sounds"]:

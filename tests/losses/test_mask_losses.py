@@ -37,14 +37,13 @@ def some_labels():
 def draws_for(layers, width=WIDTH):
     draw = functools.partial(
         mask_losses.draw,
-        num_frames=FRAMES,
         num_predictions=layers,
         num_targets=width,
         num_points=64,
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
     )
-    return jax.jit(draw)(jax.random.key(7))
+    return jax.jit(draw)(jax.random.split(jax.random.key(7), FRAMES))
 
 
 @functools.cache
@@ -152,19 +151,22 @@ def test_padding_the_targets_changes_nothing():
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-def test_the_class_loss_is_the_weighted_mean_and_normaliser_divides_masks():
+def test_the_class_loss_is_the_weighted_mean_and_totals_divide():
     (layer,) = random_layers(1)
     aims = targets.targets_from_labels(
         some_labels(), np.ones(FRAMES, bool), num_classes=CLASSES, max_targets=WIDTH
     )
     run = jax.jit(functools.partial(mask_losses.criterion, draws=draws_for(1)))
-    settings = {"normaliser": 9.0, "class_weight": 2.0, "matching_class_weight": 2.0}
+    settings = {"class_weight": 2.0, "matching_class_weight": 2.0}
     _, parts = run(layer, [], aims, **settings)
-    _, doubled = run(layer, [], aims, **settings | {"normaliser": 18.0, "class_weight": 0.0})
-    assert parts["targets"] == 9
-    np.testing.assert_allclose(doubled["mask"], parts["mask"] / 2, rtol=1e-6)
-    np.testing.assert_allclose(doubled["dice"], parts["dice"] / 2, rtol=1e-6)
-    assert doubled["class"] == 0
+    # Half of a batch: its sums are divided by twice as much.
+    half = targets.Totals(np.int32(18), np.int32(2 * FRAMES))
+    _, halved = run(layer, [], aims, totals=half, **settings)
+    assert parts["targets"] == halved["targets"] == 9
+    for name in ("class", "mask", "dice"):
+        np.testing.assert_allclose(halved[name], parts[name] / 2, rtol=1e-6)
+    _, parts = run(layer, [], aims, **settings | {"class_weight": 0.0})
+    assert parts["class"] == 0
     # All queries sure of "no object": 9 targets weigh 1, the 15 others 0.1.
     sure = layer | {
         "class_logits": np.broadcast_to(20.0 * np.eye(6, dtype=np.float32)[5], (4, 6, 6))
@@ -191,9 +193,10 @@ def test_impossible_settings_are_named():
     (layer,) = random_layers(1)
     common = {"num_classes": CLASSES, "max_targets": WIDTH}
     args = (layer, [], some_labels(), np.ones(FRAMES, bool))
+    keys = jax.random.split(jax.random.key(0), FRAMES)
     with pytest.raises(UserError, match=r"oversample_ratio = 0\.5"):
-        mask_losses.set_criterion(*args, key=jax.random.key(0), oversample_ratio=0.5, **common)
-    with pytest.raises(ValueError, match="exactly one of key and draws"):
+        mask_losses.set_criterion(*args, keys=keys, oversample_ratio=0.5, **common)
+    with pytest.raises(ValueError, match="exactly one of keys and draws"):
         mask_losses.set_criterion(*args, **common)
 
 
@@ -211,15 +214,15 @@ def test_eight_devices_give_the_loss_of_one():
         labels = np.random.default_rng(0).choice([0, 2, 4], (8, 4, 4)).astype(np.uint8)
         annotated = np.arange(8) % 3 > 0
 
-        def loss(layer, labels, annotated, key):
+        def loss(layer, labels, annotated, keys):
             return mask_losses.set_criterion(
-                layer, [], labels, annotated, num_classes=5, max_targets=3, key=key, num_points=32
+                layer, [], labels, annotated, num_classes=5, max_targets=3, keys=keys, num_points=32
             )[0]
 
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-        args = (layer, labels, annotated)
+        args = (layer, labels, annotated, jax.random.split(key, 8))
         results = [
-            jax.jit(loss)(*jax.device_put(args, NamedSharding(mesh, spec)), key)
+            jax.jit(loss)(*jax.device_put(args, NamedSharding(mesh, spec)))
             for spec in (P(), P("data"))
         ]
         print("LOSSES", jax.device_count(), *map(float, results))

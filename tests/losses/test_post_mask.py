@@ -37,7 +37,7 @@ def loss_of(batch, masks, **settings):
         jnp.asarray(batch.annotated),
         num_classes=2,
         max_targets=2,
-        key=jax.random.key(0),
+        keys=jax.random.split(jax.random.key(0), len(batch.labels)),
         num_points=4096,
         importance_sample_ratio=0.0,  # points anywhere, not just at the uncertain borders
         flow_mask=batch.prompts()["flow_mask"],
@@ -92,6 +92,6 @@ def test_bad_choices():
             jnp.asarray(batch.annotated),
             num_classes=2,
             max_targets=2,
-            key=jax.random.key(0),
+            keys=jax.random.split(jax.random.key(0), 2),
             post_mask="shared",
         )
