@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
 
 from configs import avss
 from ssp_jax.batch import AVBatch, fake_batch
@@ -37,6 +39,19 @@ class FullSizeStep:
     state: TrainState
     batch: AVBatch
     key: jax.Array
+
+
+def described_mesh(topology: str, fsdp: int = 1) -> Mesh:
+    """A mesh to compile for: of cpu:NUMBER devices of this machine, or of TPUs that need not be
+    there ('v5e:2x4'), by libtpu. To be called before JAX has looked for devices."""
+    if topology.startswith("cpu:"):
+        jax.config.update("jax_num_cpu_devices", int(topology.removeprefix("cpu:")))
+        devices = jax.devices()
+    else:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        devices = found.devices
+    devices = np.array(devices).reshape(-1, fsdp)
+    return Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def random_batch(name: str, frames: int, frame_size: int = FRAME_SIZE, **prompts: Any) -> AVBatch:

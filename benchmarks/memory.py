@@ -17,12 +17,9 @@ import sys
 import time
 
 import jax
-import numpy as np
 from absl import app, flags
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
 
-from benchmarks.full_size import full_size_step
+from benchmarks.full_size import described_mesh, full_size_step
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "Of TPUs, as v5e:2x4, or cpu:NUMBER.")
 _STAGES = flags.DEFINE_list("stages", ["avss"], "avs: 2 classes, avss: 71.")
@@ -35,20 +32,12 @@ _REMAT = flags.DEFINE_bool("remat", False, "Recompute layers in the backward pas
 _ROW = flags.DEFINE_string("row", None, "One row: stage,phase,dtype,frames,fsdp; in this process.")
 
 
-def _devices() -> list:
-    if _TOPOLOGY.value.startswith("cpu:"):
-        jax.config.update("jax_num_cpu_devices", int(_TOPOLOGY.value.removeprefix("cpu:")))
-        return jax.devices()
-    return topologies.get_topology_desc(platform="tpu", topology_name=_TOPOLOGY.value).devices
-
-
 def measure(name: str, phase_name: str, dtype: str, frames: int, fsdp: int) -> dict[str, float]:
     """GB a device of a row: `state`, `temporary`, `all`; and seconds to compile.
 
     Of what the compiler refuses, only `all`, what it says would be needed.
     """
-    devices = np.array(_devices())
-    mesh = Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    mesh = described_mesh(_TOPOLOGY.value, fsdp)
     full = full_size_step(
         name,
         phase_name,
