@@ -11,26 +11,19 @@ Cases run in a process of their own, which a failure may end.
 """
 
 import collections
-import dataclasses
-import hashlib
 import logging
 import multiprocessing
-import random
-import resource
-import shutil
+import os
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
-import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
 
-from benchmarks.fuzz_damage import damage
+from benchmarks.fuzz_cases import FAILED, PASSED, Outcome, make, run_case
 from benchmarks.fuzz_targets import TARGETS
-from ssp_jax.errors import UserError
 
 _CASES = flags.DEFINE_integer("cases", 200, "Of each target.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the first case.")
@@ -38,83 +31,12 @@ _ONLY = flags.DEFINE_list("only", [], "Names of targets; default all.")
 _LIMIT = flags.DEFINE_float("limit", 60, "Seconds a case may take.")
 _SHOW = flags.DEFINE_bool("show", False, "Print every case, not only failures.")
 
-ROOT = Path(__file__).parent.parent
-MEMORY = 1 << 30
-PASSED = ("equal", "refused", "other values without a checksum")
-FAILED = ("other values", "traceback", "message without a name", "too much memory", "hang", "died")
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Of one case: one of PASSED and FAILED, the damage, and what was said."""
-
-    kind: str
-    damage: str
-    said: str = ""
-
-
-def make(name: str, folder: Path) -> str:
-    """Write a target, undamaged; the digest of what is read of it."""
-    TARGETS[name].make(folder)
-    with tempfile.TemporaryDirectory() as copy:
-        shutil.copytree(folder, Path(copy) / "whole")
-        return digest(TARGETS[name].read(Path(copy) / "whole"))
-
-
-def run_case(name: str, whole: Path, expected: str, seed: int, folder: Path) -> Outcome:
-    """Damage a copy of `whole` in the new `folder`, and read it."""
-    target, rng = TARGETS[name], random.Random(f"{name} {seed}")
-    shutil.copytree(whole, folder)
-    files = target.files(folder)
-    path = rng.choice(files)
-    kind = damage(path, files, rng)
-    what = f"{path.relative_to(folder)}: {kind}"
-    before = _most_memory()
-    try:
-        found = digest(target.read(folder))
-    except UserError as error:
-        said = str(error)
-        named = any(str(part) in said for part in (path.name, folder, "--config", "config."))
-        found = "refused" if named else "message without a name"
-        return Outcome(found, what, said)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also a library's panic, and SystemExit
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        ours = [f for f in traceback.extract_tb(error.__traceback__) if str(ROOT) in f.filename]
-        places = " > ".join(f"{Path(f.filename).name}:{f.lineno}" for f in (*ours[-3:], frame))
-        return Outcome("traceback", what, f"{type(error).__name__} ({error}) {places}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if _most_memory() - before > MEMORY:
-        return Outcome("too much memory", what)
-    if found == expected:
-        return Outcome("equal", what)
-    if target.unknowable(path, kind):
-        return Outcome("other values without a checksum", what)
-    return Outcome("other values", what)
-
-
-def digest(found) -> str:
-    """Of what a target's `read` returns."""
-    total = hashlib.sha256()
-    for name in sorted(found):
-        value = found[name]
-        if isinstance(value, np.ndarray):
-            total.update(repr((name, value.shape, str(value.dtype))).encode() + value.tobytes())
-        else:
-            total.update(repr((name, value)).encode(errors="backslashreplace"))
-    return total.hexdigest()
-
-
-def _most_memory() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
 
 def _serve(connection) -> None:
     """Runs cases in a process of its own."""
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.disable(logging.CRITICAL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # of libraries' threads
     while True:
         connection.send(run_case(*connection.recv()))
 
@@ -173,8 +95,10 @@ def main(argv):
                 slowest = max(slowest, time.monotonic() - began)
                 counts[name][outcome.kind] += 1
                 if outcome.kind in FAILED or _SHOW.value:
-                    said = outcome.said if len(outcome.said) < 400 else (
-                        f"{outcome.said[:200]} ... {outcome.said[-200:]}"
+                    said = (
+                        outcome.said
+                        if len(outcome.said) < 400
+                        else (f"{outcome.said[:200]} ... {outcome.said[-200:]}")
                     )
                     print(f"{name}, {seed}: {outcome.kind}: {outcome.damage}: {said}", flush=True)
             seconds = time.monotonic() - start

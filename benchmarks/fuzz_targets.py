@@ -24,6 +24,7 @@ from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource, splits_of
+from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import make_estimator
 from ssp_jax.flow.store import add_flow, open_flow
 from ssp_jax.predict.reading import VideoReader
@@ -218,18 +219,16 @@ def _read_checkpoints(folder: Path) -> Found:
     # Which of the two states is not of interest: each has to be as it was written.
     step = progress["next_batch"]
     leaves = jax.tree.leaves(state) if step else []
-    as_written = maker_leaves(step) if step else []
+    as_written = _leaves(step) if step else []
     same = [np.array_equal(a, b) for a, b in zip(leaves, as_written, strict=True)]
     skipped = progress.get("loop", {}).get("skipped")
     return found | {"last": "as written" if step and all(same) and skipped == step else step}
 
 
-def maker_leaves(step: int) -> list:
+def _leaves(step: int) -> list:
     """Arrays of the state that was saved at a step."""
     maker = _states()
-    return jax.tree.leaves(
-        maker.restart(jnp.int32(step), maker.new(jax.random.key(step)).params)
-    )
+    return jax.tree.leaves(maker.restart(jnp.int32(step), maker.new(jax.random.key(step)).params))
 
 
 def _run_config():
@@ -323,8 +322,14 @@ def _read_overrides(folder: Path) -> Found:
     if seed:
         rng = random.Random(seed)
         keys = sorted(_flat_keys(_run_config().to_dict()))
-        change = f"--config.{rng.choice(keys)}={rng.choice(_OVERRIDES)}"
-        check_config(read_config("configs/demo.py:ssp", [change]))
+        key = rng.choice(keys)
+        try:
+            change = f"--config.{key}={rng.choice(_OVERRIDES)}"
+            check_config(read_config("configs/demo.py:ssp", [change]))
+        except UserError as error:
+            if key.split(".")[-1] not in str(error):
+                raise
+            raise UserError(f"config.{key}") from error  # it is named
     return {"": "nothing to compare"}
 
 
@@ -365,7 +370,10 @@ TARGETS = {
     ),
     "videos": Target(_make_videos, _read_videos, unknowable=_always),
     "masks to score": Target(
-        _make_masks_to_score, _read_scores, unknowable=lambda path, kind: kind == "exchanged"
+        _make_masks_to_score,
+        _read_scores,
+        # Of a tree all there is is scored.
+        unknowable=lambda path, kind: kind in ("exchanged", "deleted", "a folder instead"),
     ),
     "config overrides": Target(_make_overrides, _read_overrides),
 }

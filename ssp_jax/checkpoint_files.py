@@ -15,8 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from ssp_jax.checksums import array_checksums, is_sealed, seal
+from ssp_jax.checksums import array_checksums
 from ssp_jax.errors import UserError
+from ssp_jax.json_files import is_sealed, seal
 from ssp_jax.train_state import path_name
 
 _LIST = "arrays"

@@ -5,7 +5,6 @@ run's folder beside its config.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,13 @@ from ml_collections import ConfigDict
 
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.errors import UserError
-from ssp_jax.files import write_whole
+from ssp_jax.json_files import read_sealed, write_sealed
 from ssp_jax.prompts.tokeniser import Tokeniser
+from tfds_builders.facts import sha256_of
 
 FACTS, TOKENISER = "facts.json", "tokeniser"
+_VOCABULARY = f"{TOKENISER}/tokenizer.json"
+_REMEDY = "Put a copy back, or delete it and give the run's own command once more"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +31,13 @@ class RunFacts:
 
 def keep_facts(workdir: Path, data: DataSets, tokeniser: Tokeniser | None) -> None:
     """Write them into a run's folder, unless they are there. `tokeniser`: of its texts."""
-    if not (workdir / FACTS).exists():
-        names = {"class_names": data.class_names, "sound_names": data.sound_names}
-        write_whole(workdir / FACTS, json.dumps(names, indent=1) + "\n")
     if tokeniser is not None and not (workdir / TOKENISER).exists():
         tokeniser.save(workdir / TOKENISER)
+    if not (workdir / FACTS).exists():
+        names = {"class_names": data.class_names, "sound_names": data.sound_names}
+        if (workdir / _VOCABULARY).exists():
+            names[_VOCABULARY] = sha256_of(workdir / _VOCABULARY)
+        write_sealed(workdir / FACTS, names)
 
 
 def read_facts(workdir: Path) -> RunFacts:
@@ -51,25 +55,27 @@ def read_facts(workdir: Path) -> RunFacts:
             f"{workdir}: no {FACTS}, which names its classes. Give the run's own command once "
             "more: it trains nothing twice, and writes that file"
         )
-    config = ConfigDict(_with_tuples(_read(workdir / "config.json")))
-    names = _read(workdir / FACTS)
+    content = read_sealed(workdir / "config.json", _REMEDY)
+    names = read_sealed(workdir / FACTS, _REMEDY)
     try:
+        config = ConfigDict(_with_tuples(content))
         data = DataSets({}, tuple(names["class_names"]), tuple(names["sound_names"]))
-        if (workdir / TOKENISER).exists():
+        if (workdir / TOKENISER).exists() or _VOCABULARY in names:
+            _check_vocabulary(workdir / _VOCABULARY, names.get(_VOCABULARY))
             config.texts.tokeniser = str(workdir / TOKENISER)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{workdir}: config.json or {FACTS} is damaged ({error})") from error
     return RunFacts(config, data)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _check_vocabulary(path: Path, expected: str | None) -> None:
+    """Another vocabulary would give texts other numbers, and nobody would see it."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+        found = sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}). Put a copy back") from error
+    if expected not in (None, found):  # older runs kept none
+        raise UserError(f"{path}: not as it was written, its SHA-256 differs. Put a copy back")
 
 
 def _with_tuples(value: Any) -> Any:

@@ -12,6 +12,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
 from ssp_jax.flow.estimators import NAMES as ESTIMATORS
 from ssp_jax.flow.mask import CHOICES, check_choices
+from ssp_jax.json_files import read_sealed, write_sealed
 from ssp_jax.kept_features import check_kept_features
 from ssp_jax.losses.post_mask import READINGS
 from ssp_jax.models.sizes import SIZES
@@ -34,7 +35,9 @@ _MAY_DIFFER = (
     "mesh.fsdp",
     "data.num_workers",
     "data.cache_mb",
+    "data.max_bad_clips",
 )
+_OTHER_WORKDIR = "Put a copy back, or use another --workdir"
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
@@ -113,12 +116,12 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     the first has to be done before the others ask.
 
     Raises:
-      UserError: the folder holds a run of another config, naming the keys that differ; it cannot be
-        written, or not every process sees it.
+      UserError: the folder holds a run of another config, naming the keys that differ, or a damaged
+        one; it cannot be written, or not every process sees it.
     """
-    path, text = workdir / "config.json", config.to_json(sort_keys=True, indent=1)
+    path, new = workdir / "config.json", json.loads(config.to_json(sort_keys=True))
     if path.exists():
-        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
+        old, new = _flat(read_sealed(path, _OTHER_WORKDIR)), _flat(new)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing := [key for key in differing if key not in _MAY_DIFFER]:
             shown = ", ".join(
@@ -136,7 +139,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write_sealed(path, new)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
 
@@ -153,9 +156,22 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
+def read_results(path: Path) -> dict:
+    """results.json of a run.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    return read_sealed(path, "Delete it, and the same command writes it anew")
+
+
 def write_results(path: Path, results: dict) -> None:
-    """results.json, atomically; what it holds of other test sets stays. Process 0 writes it."""
+    """results.json, atomically; what it holds of other test sets stays. Process 0 writes it.
+
+    Raises:
+      UserError: what is there cannot be read.
+    """
     if not is_first():
         return
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = read_results(path) if path.exists() else {}
     write_whole(path, json.dumps(kept | results, indent=2) + "\n")

@@ -226,8 +226,8 @@ class Stage:
             visual_tokens=self.companions.visual_tokens(words) if self.clip else None,
         )
 
-    def batches(self, words: str, sounds: str = "own") -> Batches:
-        """Evaluation batches of 'benchmark:split' words; `sounds` as in `eval_batches`."""
+    def batches(self, words: str, sounds: str = "own", *, blank_bad_clips: bool = False) -> Batches:
+        """Evaluation batches of 'benchmark:split' words; the others as in `eval_batches`."""
         return eval_batches(
             self.data.source(words),
             self.spec,
@@ -236,6 +236,7 @@ class Stage:
             beside=self.beside(words, (sounds,)),
             reference=REFERENCES[self.stage.prompt.source],
             seed=self.config.seed,
+            blank_bad_clips=blank_bad_clips,
             num_workers=self.config.data.num_workers,
             cache=self.cache,
             process_index=jax.process_index(),

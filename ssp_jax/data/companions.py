@@ -115,7 +115,8 @@ class Companions:
         if words not in self._flow_masks:
             estimator, size, settings = flow_settings(self._config)
             source = self._data.source(words)
-            in_turn(lambda: add_flow(source, estimator, size=size))
+            noted = self._config.data.max_bad_clips > 0
+            in_turn(lambda: add_flow(source, estimator, size=size, note_bad_clips=noted))
             masks = FlowMasks(open_flow(source, estimator.name), tuple(sorted(settings.items())))
             self._flow_masks[words] = masks
         return self._flow_masks[words]
