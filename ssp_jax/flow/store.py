@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from ssp_jax.data.saved_arrays import array_bytes, read_array
 from ssp_jax.data.source_store import Records, SourceStore
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
@@ -167,10 +168,8 @@ def as_stored(flows: Float[np.ndarray, "flows h w 2"]) -> Float[np.ndarray, "flo
 
 
 def _encode(flows: Float[np.ndarray, "flows h w 2"]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, as_stored(flows), allow_pickle=False)
-    return buffer.getvalue()
+    return array_bytes(as_stored(flows))
 
 
 def _decode(record: bytes) -> Float[np.ndarray, "flows h w 2"]:
-    return np.load(io.BytesIO(record), allow_pickle=False).astype(np.float32)
+    return read_array(record).astype(np.float32)
