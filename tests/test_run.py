@@ -27,6 +27,8 @@ from ssp_jax.train_state import split_trained
 from ssp_jax.train_step import Loss, make_train_step
 from tests.tiny_run import get_config
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 ROOT = Path(__file__).parent.parent
 
 
