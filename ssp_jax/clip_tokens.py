@@ -74,7 +74,7 @@ def open_clip_tokens(source: ClipSource, weights: Path) -> ClipTokenStore:
       UserError: see `clip_facts`, `Records.open`.
     """
     facts = clip_facts(weights)
-    return ClipTokenStore(_records(facts).open(source), _shape(facts))
+    return ClipTokenStore(_records(facts).open(source), token_shape(facts))
 
 
 def add_clip_tokens(
@@ -91,7 +91,7 @@ def add_clip_tokens(
         decoded.
     """
     facts = clip_facts(weights)
-    shape, size = _shape(facts), facts["model"]["image_size"]
+    shape, size = token_shape(facts), facts["model"]["image_size"]
     make = functools.cache(lambda: make_encoder(weights))
 
     def records(part, first: int) -> Iterator[bytes]:
@@ -116,7 +116,13 @@ def add_clip_tokens(
     _records(facts).add(source, facts, records, progress=progress)
 
 
-def _shape(facts: dict[str, Any]) -> tuple[int, int, int]:
+def lacking_clip_tokens(source: ClipSource, weights: Path) -> int:
+    """Of how many clips `add_clip_tokens` would compute the tokens."""
+    return _records(clip_facts(weights)).lacking(source)
+
+
+def token_shape(facts: dict[str, Any]) -> tuple[int, int, int]:
+    """(g, g, E) of a frame's tokens by `clip_facts`."""
     model = facts["model"]
     side = model["image_size"] // model["patch"]
     return side, side, model["width"]

@@ -52,6 +52,11 @@ def open_flow(source: ClipSource, estimator: str) -> FlowStore:
     return FlowStore(_records(estimator).open(source))
 
 
+def lacking_flow(source: ClipSource, estimator: str) -> int:
+    """Of how many clips `add_flow` would estimate the flow."""
+    return _records(estimator).lacking(source)
+
+
 def add_flow(
     source: ClipSource, estimator: Estimator, *, size: int = 112, progress: bool = True
 ) -> None:
