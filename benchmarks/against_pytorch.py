@@ -26,6 +26,7 @@ _ROWS = flags.DEFINE_list(
     "rows",
     [
         "forward",
+        "evaluation",
         "avs:phase1",
         "avs:phase2",
         "avs:all",
@@ -33,7 +34,7 @@ _ROWS = flags.DEFINE_list(
         "avss:phase2",
         "avss:all",
     ],
-    "forward, or stage:phase.",
+    "forward, evaluation (of AVSS: masks, label maps, mIoU and F), or stage:phase.",
 )
 _FRAMES = flags.DEFINE_integer("frames", 5, "Frames of a batch.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed turns of each, after one that is not.", 1)
@@ -82,7 +83,7 @@ def _project(row: str, folder: Path):
     # The other side of a row may have no JAX, nor this one torch.
     import jax
 
-    from benchmarks.full_size import full_size_step, mask2former_forward
+    from benchmarks.full_size import avss_evaluation, full_size_step, mask2former_forward
 
     if row == "forward":
         call, arguments = mask2former_forward(folder / "hub", _FRAMES.value)
@@ -92,6 +93,8 @@ def _project(row: str, folder: Path):
         outputs = compiled(*arguments)
         np.savez(folder / "project.npz", **{k: np.asarray(v) for k, v in outputs.items()})
         return lambda: jax.block_until_ready(compiled(*arguments)), seconds
+    if row == "evaluation":
+        return avss_evaluation(_FRAMES.value), 0.0
     stage, phase = row.split(":")
     # In phase 1 the encoder is frozen: a run with config.data.kept_features computes it once.
     kept = phase == "phase1" and _KEPT.value
@@ -131,6 +134,8 @@ def _peer(row: str, folder: Path):
             class_logits=outputs.class_queries_logits.numpy(),
         )
         return run, 0.0
+    if row == "evaluation":
+        return peer.avss_evaluation(random_batch("avss", _FRAMES.value)), 0.0
     stage, phase = row.split(":")
     given = peer.inputs(random_batch(stage, _FRAMES.value))
     return functools.partial(peer.train_step(peer.aavs(stage), phase), given), 0.0

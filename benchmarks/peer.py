@@ -5,6 +5,7 @@ and prompt are left out here, which spares the peer a little work.
 """
 
 import csv
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import transformers
 from PIL import Image
 from torch import nn
 
+from benchmarks.metrics import numpy_semantic
 from ssp_jax.batch import IMAGENET_MEAN, IMAGENET_STD, AVBatch
 from ssp_jax.data.log_mel import log_mel_windows
 
@@ -126,6 +128,24 @@ def forward(model: nn.Module, batch: AVBatch) -> Callable[[], None]:
     def run():
         with torch.no_grad():
             return model(frames)
+
+    return run
+
+
+def avss_evaluation(batch: AVBatch) -> Callable[[], None]:
+    """Label maps and scores of stage 2, frame by frame, as AAVS's test loop goes."""
+    model, frames = aavs("avss").eval(), inputs(batch)["pixel_values"]
+    resize = functools.partial(nn.functional.interpolate, mode="bilinear", align_corners=False)
+
+    def run():
+        for frame, label in zip(frames, batch.labels, strict=True):
+            with torch.no_grad():
+                outputs = model(frame[None])
+                masks = resize(outputs.masks_queries_logits, frame.shape[-2:]).sigmoid()
+                classes = outputs.class_queries_logits.softmax(-1)[..., :-1]
+                scores = torch.einsum("nqk,nqhw->nkhw", classes, masks)
+                scores = resize(scores, label.shape)
+            numpy_semantic(scores[0].argmax(0).numpy(), label)
 
     return run
 
