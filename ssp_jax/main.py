@@ -1,12 +1,18 @@
 """Train and score: python -m ssp_jax.main --config=configs/demo.py [--workdir=DIR] [--config.a.b=x]
 
+  python -m ssp_jax.main --config=configs/demo.py:ssp --config.seed=1 --workdir=runs/seed1
+  python -m ssp_jax.main --config=configs/avss.py --config.data_dir=DIR --config.init_from=WEIGHTS
+  python -m ssp_jax.main --config=configs/s4.py --config.data_dir=DIR --dry_run
+
 Runs the stages that the config names, each trained, resumed or skipped as its folder says; ends
 with a table, results.json and a picture per test set. The same command goes on after a crash or a
 kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to mend, in one line; 75
 stopped by SIGTERM (preemption), the state saved: run it again.
 """
 
-from absl import app
+import logging
+
+from absl import app, flags
 
 from ssp_jax import preemption
 from ssp_jax.command_line import (
@@ -16,9 +22,16 @@ from ssp_jax.command_line import (
     show_own_log,
     start_processes,
 )
+from ssp_jax.dry_run import dry_run
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.processes import is_first
 from ssp_jax.run import run
+
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Only say what a run would do: data found, parameters, FLOPs and memory of each phase's step.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -29,6 +42,12 @@ def main(argv: list[str]) -> None:
     config, workdir = config_and_workdir()
     with reported():
         start_processes()
+        if _DRY_RUN.value:
+            logging.getLogger("ssp_jax.stage").setLevel(logging.WARNING)  # says the same
+            for paragraph in dry_run(config, workdir):
+                if is_first():
+                    print(paragraph, flush=True)
+            return
         preemption.listen()
         results = run(config, workdir)
     if is_first():

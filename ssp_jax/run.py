@@ -1,12 +1,13 @@
 """From a config to results: opens the stages, trains or takes them up, scores them."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from ssp_jax.data.companions import Companions, check_companions
-from ssp_jax.data.datasets import check_data_dir, open_datasets
+from ssp_jax.data.datasets import DataSets, check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.processes import in_turn
 from ssp_jax.run_facts import keep_facts
@@ -16,8 +17,16 @@ from ssp_jax.stage import Stage, stage_words
 from ssp_jax.stage_training import train_stage, trained_params
 
 
-def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
+def open_stages(
+    config: ConfigDict,
+    workdir: Path,
+    open_data: Callable[[ConfigDict, Sequence[str]], DataSets] = open_datasets,
+    make_companions: Callable[[ConfigDict, DataSets, Sequence[str]], Companions] = Companions,
+) -> dict[str, Stage]:
     """The stages that a run needs, by name: those it asks for, and the one that prompts them.
+
+    Args:
+      open_data, make_companions: of a dry run, which prepares nothing.
 
     Raises:
       UserError: see `check_config`, `open_datasets`, `Stage`.
@@ -34,11 +43,11 @@ def open_stages(config: ConfigDict, workdir: Path) -> dict[str, Stage]:
     benchmarks = check_data_dir(config, words)
     check_config(config)
     check_companions(config, benchmarks)
-    data = in_turn(lambda: open_datasets(config, words))
+    data = in_turn(lambda: open_data(config, words))
     folders = {name: workdir / name for name in needed}
     if prompted and config.avss.prompt.stage1:
         folders["avs"] = Path(config.avss.prompt.stage1)
-    companions = Companions(config, data, words)
+    companions = make_companions(config, data, words)
     return {name: Stage(config, name, data, folders[name], companions) for name in needed}
 
 

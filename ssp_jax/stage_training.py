@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -85,27 +86,9 @@ def _run_phase(
     checkpoints: Checkpoints,
 ) -> TrainState:
     config, section = stage.config, stage.stage
-    loss = Loss(
-        stage.graphdef,
-        dtype=config.dtype,
-        num_classes=stage.num_classes,
-        max_targets=section.max_targets,
-        criterion=section.criterion.to_dict(),
-        listen=section.listen.to_dict(),
-    )
-    shardings = phase.states.shardings
-    skip = config.max_skipped > 0
-    step = make_train_step(
-        loss,
-        phase.tx,
-        stage.mesh,
-        shardings,
-        phase.trained,
-        skip=skip,
-        accumulate=section.accumulate,
-    )
+    name = f"{stage.name} {phase.plan.name}".strip()
     loop = Loop(
-        train_step=compile_once(step, f"{stage.name} {phase.plan.name}".strip()),
+        train_step=compile_once(phase_step(stage, phase), name),
         batches=batches,
         put=stage.put,
         evaluate=stage.validate if section.val else None,
@@ -120,7 +103,7 @@ def _run_phase(
             stage.data.source(stage.words["train"]["train"]).table.uid,
             {"stage": stage.name, "seed": config.seed},
         ),
-        name=f"{stage.name} {phase.plan.name}".strip(),
+        name=name,
         end=phase.plan.end,
         total_steps=section.steps,
         eval_every=section.eval_every,
@@ -133,6 +116,28 @@ def _run_phase(
         return loop.run(state, progress)
     finally:
         loop.writer.close()
+
+
+def phase_step(stage: Stage, phase: Phase) -> Callable:
+    """The jitted step that trains a phase, see `make_train_step`."""
+    config, section = stage.config, stage.stage
+    loss = Loss(
+        stage.graphdef,
+        dtype=config.dtype,
+        num_classes=stage.num_classes,
+        max_targets=section.max_targets,
+        criterion=section.criterion.to_dict(),
+        listen=section.listen.to_dict(),
+    )
+    return make_train_step(
+        loss,
+        phase.tx,
+        stage.mesh,
+        phase.states.shardings,
+        phase.trained,
+        skip=config.max_skipped > 0,
+        accumulate=section.accumulate,
+    )
 
 
 def _kept_features(stage: Stage, phase: Phase, params: dict) -> FeatureStore | None:

@@ -15,10 +15,11 @@ from PIL import Image
 from benchmarks import kills
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.data.transforms import decode_labels
+from ssp_jax.dry_run import batch_shapes, dry_run
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.init_from import initial_params, read_weights
-from ssp_jax.main import run
+from ssp_jax.run import open_stages, run
 from ssp_jax.run_folder import check_workdir
 from ssp_jax.score import __main__ as score
 from ssp_jax.stage import Stage
@@ -26,6 +27,8 @@ from ssp_jax.stage_training import training_batches
 from ssp_jax.train_state import split_trained
 from ssp_jax.train_step import Loss, make_train_step
 from tests.tiny_run import get_config
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 ROOT = Path(__file__).parent.parent
 
@@ -169,6 +172,43 @@ def test_the_step_compiles_once(whole_run, prepared):
         for number in range(3):
             state, _ = step(state, stage.put(next(batches)), key, number)
     assert step._cache_size() == 1
+
+
+def test_a_dry_run_tells_and_writes_nothing(whole_run, prepared, tmp_path):
+    workdir, config = whole_run[0], get_config(prepared)
+    config.stages = "avs"  # whose step this session has compiled
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    there = "\n".join(dry_run(config, workdir))
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert "builtin_tiny: prepared in" in there
+    assert "test s4, builtin_tiny:test_v1s: 3 clips, 15 frames, 15 annotated" in there
+    assert "holds this run, which would go on" in there
+    config.prepared_dir = str(tmp_path / "prepared")
+    absent = "\n".join(dry_run(config, tmp_path / "run"))
+    assert "not prepared yet: the run would generate it into" in absent
+    assert "test s4, builtin_tiny:test_v1s: not prepared" in absent
+    assert list(tmp_path.iterdir()) == []
+    # The same network and step, data or not, and as large as the run's own parameters.
+    steps = [line for line in there.splitlines() if "GB a device" in line]
+    assert steps == [line for line in absent.splitlines() if "GB a device" in line]
+    total = sum(array.size for array in read_weights(workdir / "avs").values())
+    assert f"{total / 1e6:.2f} M parameters trained, 0.00 M frozen" in steps[0]
+    config.prepared_dir, config.seed = prepared, 7
+    with pytest.raises(UserError, match="seed: 0 there, 7 now"):
+        next(dry_run(config, workdir))
+
+
+def test_a_dry_run_compiles_the_step_of_the_real_batches(prepared, tmp_path):
+    config = get_config(prepared, "ssp")
+    config.stages = "avs"
+    stage = open_stages(config, tmp_path)["avs"]
+    with training_batches(stage) as batches:
+        batch = next(batches)
+
+    def described(tree):
+        return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+
+    assert described(batch_shapes(stage, stage.phases[0])) == described(batch)
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):

@@ -335,6 +335,20 @@ def prepare_dataset(builder: ClipBuilder) -> Path:
     return target
 
 
+def planned_facts(builder: ClipBuilder) -> DatasetFacts:
+    """Facts of a data set that is not prepared yet, as far as its tables tell."""
+    class_names, sound_names = builder.names()
+    return DatasetFacts(
+        benchmark=builder.BENCHMARK,
+        class_names=tuple(class_names),
+        sound_names=tuple(sound_names),
+        splits={split: len(clips) for split, clips in builder.clips().items()},
+        frame_size=builder.options.frame_size,
+        identity=builder.identity(),
+        files="",
+    )
+
+
 def check_same(builder: ClipBuilder, facts: DatasetFacts, target: Path) -> None:
     """Makes sure that a prepared data set is the one that is asked for.
 

@@ -16,8 +16,15 @@ import sys
 from pathlib import Path
 
 from ssp_jax.errors import UserError
-from tfds_builders.base import ClipBuilder, Options, check_options, prepare_dataset
-from tfds_builders.facts import read_dataset_facts
+from tfds_builders.base import (
+    ClipBuilder,
+    Options,
+    check_options,
+    check_same,
+    planned_facts,
+    prepare_dataset,
+)
+from tfds_builders.facts import DatasetFacts, read_dataset_facts
 
 DEFAULT_PREPARED_DIR = "prepared"
 
@@ -75,16 +82,54 @@ def prepare(
       UserError: unusable source, options or target; see `prepare_dataset`.
     """
     options = Options(frame_size, allow_missing, repeat_last_frame)
+    builder = _builder(benchmark, source, prepared_dir, options, progress)
+    return builder if isinstance(builder, Path) else prepare_dataset(builder)
+
+
+def find(
+    benchmark: str,
+    source: str | Path | None,
+    prepared_dir: str | Path = DEFAULT_PREPARED_DIR,
+    *,
+    frame_size: int | None = None,
+    allow_missing: bool = False,
+) -> tuple[Path, DatasetFacts]:
+    """What `prepare` would return, and its facts; prepares nothing.
+
+    Where the folder does not exist the facts are those of the source's tables, and its files are
+    not looked at.
+
+    Raises:
+      UserError: unusable source or options, or another data set is there.
+    """
+    options = Options(frame_size, allow_missing)
+    builder = _builder(benchmark, source, prepared_dir, options, progress=False)
+    if isinstance(builder, Path):
+        return builder, read_dataset_facts(builder)
+    target = Path(builder.data_dir)
+    if not target.exists():
+        return target, planned_facts(builder)
+    facts = read_dataset_facts(target)
+    check_same(builder, facts, target)
+    return target, facts
+
+
+def _builder(
+    benchmark: str,
+    source: str | Path | None,
+    prepared_dir: str | Path,
+    options: Options,
+    progress: bool,
+) -> ClipBuilder | Path:
+    """A benchmark's builder; or the prepared folder, where the source was removed since."""
     cls = builder_class(benchmark)
     if benchmark in GENERATED:
-        return prepare_dataset(cls(options=options, data_dir=prepared_dir, progress=progress))
+        return cls(options=options, data_dir=prepared_dir, progress=progress)
     if source is None or not str(source):
         raise UserError(f"source: expected the folder of benchmark {benchmark} as downloaded.")
     if (target := _prepared_without_source(cls, Path(source), prepared_dir, options)) is not None:
         return target
-    return prepare_dataset(
-        cls(source=source, options=options, data_dir=prepared_dir, progress=progress)
-    )
+    return cls(source=source, options=options, data_dir=prepared_dir, progress=progress)
 
 
 def _prepared_without_source(cls, source: Path, prepared_dir, options: Options) -> Path | None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,8 +11,8 @@ from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
 from ssp_jax.protocols import Protocol
-from tfds_builders.facts import read_dataset_facts
-from tfds_builders.prepare import GENERATED, builder_class, prepare
+from tfds_builders.facts import DatasetFacts, read_dataset_facts
+from tfds_builders.prepare import GENERATED, builder_class, find, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +81,40 @@ def open_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
     Raises:
       UserError: the data are not there or damaged, with what is expected.
     """
-    folders = {}
-    for benchmark in check_data_dir(config, words):
-        folders[benchmark] = prepare(
-            benchmark,
-            config.data_dir or None,
-            config.prepared_dir,
-            frame_size=config.data.stored_size or None,
-            allow_missing=config.allow_missing,
-        )
-    facts = [read_dataset_facts(folder) for folder in folders.values()]
+    folders = {
+        benchmark: prepare(benchmark, **_arguments(config))
+        for benchmark in check_data_dir(config, words)
+    }
+    return _data_sets(folders, [read_dataset_facts(folder) for folder in folders.values()])
+
+
+def find_datasets(
+    config: ConfigDict, words: Sequence[str]
+) -> tuple[DataSets, dict[str, DatasetFacts]]:
+    """As `open_datasets`, but nothing is prepared: folders may not exist yet.
+
+    Returns:
+      The data sets, and the facts of each benchmark, see `tfds_builders.prepare.find`.
+
+    Raises:
+      UserError: see `open_datasets`; damaged files do not show.
+    """
+    found = {name: find(name, **_arguments(config)) for name in check_data_dir(config, words)}
+    facts = {name: fact for name, (_, fact) in found.items()}
+    folders = {name: folder for name, (folder, _) in found.items()}
+    return _data_sets(folders, list(facts.values())), facts
+
+
+def _arguments(config: ConfigDict) -> dict[str, Any]:
+    return {
+        "source": config.data_dir or None,
+        "prepared_dir": config.prepared_dir,
+        "frame_size": config.data.stored_size or None,
+        "allow_missing": config.allow_missing,
+    }
+
+
+def _data_sets(folders: dict[str, Path], facts: Sequence[DatasetFacts]) -> DataSets:
     sounds = sorted({name for fact in facts for name in fact.sound_names})
     classes = max((tuple(fact.class_names) for fact in facts), key=len)
     return DataSets(folders, classes, tuple(sounds))

@@ -5,7 +5,6 @@
 
 import concurrent.futures
 import functools
-import io
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ssp_jax.data.saved_arrays import array_bytes, read_array
 from ssp_jax.data.source_store import Records, SourceStore
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
@@ -50,6 +50,11 @@ def open_flow(source: ClipSource, estimator: str) -> FlowStore:
       UserError: see `Records.open`.
     """
     return FlowStore(_records(estimator).open(source))
+
+
+def lacking_flow(source: ClipSource, estimator: str) -> int:
+    """Of how many clips `add_flow` would estimate the flow."""
+    return _records(estimator).lacking(source)
 
 
 def add_flow(
@@ -180,12 +185,10 @@ def as_stored(flows: Float[np.ndarray, "flows h w 2"]) -> Float[np.ndarray, "flo
 
 
 def _encode(flows: Float[np.ndarray, "flows h w 2"]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, as_stored(flows), allow_pickle=False)
-    return buffer.getvalue()
+    return array_bytes(as_stored(flows))
 
 
 def _decode(record: bytes) -> Float[np.ndarray, "flows h w 2"]:
     if record.startswith(_BAD):
         raise ValueError(record.removeprefix(_BAD).decode(errors="replace"))
-    return np.load(io.BytesIO(record), allow_pickle=False).astype(np.float32)
+    return read_array(record).astype(np.float32)

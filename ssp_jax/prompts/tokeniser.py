@@ -18,6 +18,7 @@ _NORMALISER = {  # keys of tokenizer_config.json, and what the library calls the
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+OWN_VOCABULARY = 1000  # tokens of a vocabulary of the texts' own words, at most
 _NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _SPECIAL = (*_NEEDED, "[MASK]")
 
@@ -103,7 +104,7 @@ class Tokeniser:
 
 
 def train_tokeniser(
-    texts: Sequence[Texts], folder: str | Path, vocabulary_size: int = 1000
+    texts: Sequence[Texts], folder: str | Path, vocabulary_size: int = OWN_VOCABULARY
 ) -> Tokeniser:
     """A tokeniser of the texts' own words, stored in `folder`; the same for the same texts.
 
