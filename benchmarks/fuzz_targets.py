@@ -37,6 +37,7 @@ from ssp_jax.sharding import make_mesh
 from ssp_jax.train_state import state_maker
 from ssp_jax.weights.folder import load_facts, load_unused, load_weights, save_weights
 from ssp_jax.weights.sources import Source
+from ssp_jax.writers import MetricsWriter
 from tests.predict import made_videos
 from tests.tfds_builders import layouts
 from tfds_builders.facts import read_dataset_facts
@@ -241,6 +242,10 @@ def _make_run(folder: Path) -> None:
     keep_facts(folder, data, train_tokeniser(list(_TEXTS.values()), folder / "made"))
     shutil.rmtree(folder / "made")
     write_results(folder / "results.json", {"s4": {"miou": 0.512345}})
+    lines = [{"step": step, "loss": 1 / step} for step in range(1, 9)]
+    (folder / "avs").mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "avs/metrics.jsonl").write_text(text)
 
 
 def _read_run(folder: Path) -> Found:
@@ -248,6 +253,7 @@ def _read_run(folder: Path) -> Found:
     check_workdir(_run_config(), folder)
     tokens = Tokeniser(facts.config.texts.tokeniser).encode_pairs(list(_TEXTS.values()), 24)
     write_results(folder / "results.json", {"ms3": {"miou": 0.4}})
+    MetricsWriter(folder / "avs", resume_step=6).close()
     config = facts.config.copy_and_resolve_references()
     config.texts.tokeniser = ""  # which has the folder's name in it
     results = json.loads((folder / "results.json").read_text())
@@ -255,6 +261,7 @@ def _read_run(folder: Path) -> Found:
         "config": config.to_json(sort_keys=True),
         "names": (facts.data.class_names, facts.data.sound_names),
         "results": results.get("s4"),
+        "metrics": (folder / "avs/metrics.jsonl").read_bytes(),
     }
 
 
@@ -366,7 +373,9 @@ TARGETS = {
     "weights of others": Target(_make_sources, _read_sources, unknowable=_always),
     "checkpoints": Target(_make_checkpoints, _read_checkpoints),
     "run folder": Target(
-        _make_run, _read_run, unknowable=lambda path, kind: path.name == "results.json"
+        _make_run,
+        _read_run,
+        unknowable=lambda path, kind: path.name in ("results.json", "metrics.jsonl"),
     ),
     "videos": Target(_make_videos, _read_videos, unknowable=_always),
     "masks to score": Target(
