@@ -3,14 +3,14 @@
 import hashlib
 import json
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
 
-MAX_BYTES = 256 << 20
+MAX_BYTES, MAX_DEPTH = 256 << 20, 64
 _SEAL = "sha256"
 
 
@@ -18,7 +18,7 @@ def load_json(path: Path, *, hook: Callable[[list[tuple[str, Any]]], Any] | None
     """The content of a JSON file in UTF-8; `hook` as `object_pairs_hook` of `json.loads`.
 
     Raises:
-      OSError: it cannot be read. ValueError: no JSON, no plain file, or one of absurd size.
+      OSError: it cannot be read. ValueError: no JSON, no plain file, of absurd size or depth.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -26,9 +26,21 @@ def load_json(path: Path, *, hook: Callable[[list[tuple[str, Any]]], Any] | None
     if status.st_size > MAX_BYTES:
         raise ValueError(f"{status.st_size >> 20} MiB; expected at most {MAX_BYTES >> 20}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=hook)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=hook)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return content
+    raise ValueError("nested too deeply")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def seal(facts: Mapping[str, Any]) -> dict[str, Any]:

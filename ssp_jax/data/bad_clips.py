@@ -46,7 +46,7 @@ class Replacer:
             except UserError as error:
                 bad[part.clip] = str(error)
                 if len(bad) > self._limit:
-                    raise
+                    raise _too_many(error, self._limit) from error
                 continue
             left -= count
             if not left:
@@ -61,6 +61,11 @@ class Replacer:
                 order = rng.permutation(int(self._counts[clip]))[: len(visit.seconds)]
                 yield Visit(visit.epoch, clip, tuple(sorted(order.tolist())))
         raise UserError("too few training clips can be read to fill a batch")
+
+
+def _too_many(why: UserError | str, limit: int) -> UserError:
+    left_out = f". {limit} others were left out, as config.data.max_bad_clips={limit} allows"
+    return UserError(f"{why}{left_out if limit else ''}")
 
 
 class Tally:
@@ -80,10 +85,7 @@ class Tally:
             if clip in self.clips:
                 continue
             if len(self.clips) == self._limit:
-                raise UserError(
-                    f"{why}\n{self._limit} other training clips were left out already, as many as "
-                    "config.data.max_bad_clips allows"
-                )
+                raise _too_many(why, self._limit)
             self.clips.add(clip)
             _LOG.warning(
                 "training clip left out, %d of at most %d: %s", len(self.clips), self._limit, why

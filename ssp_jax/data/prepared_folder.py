@@ -34,8 +34,8 @@ def open_builder(folder: str) -> tfds.core.DatasetBuilder:
             " that the builder wrote, such as DIR/avs_s4/1.0.0. Prepare the data first."
         )
     _check_links(path)
-    for name in ("dataset_info.json", "features.json"):
-        _check_classes(path / name)
+    _read(path / "dataset_info.json")
+    _check_classes(path / "features.json")
     try:
         builder = tfds.builder_from_directory(folder)
         splits, features = builder.info.splits, _as_json(builder.info.features)
@@ -96,12 +96,16 @@ def _classes(tree: Any) -> Iterator[Any]:
             yield from _classes(value)
 
 
-def _check_classes(path: Path) -> None:
+def _read(path: Path) -> Any:
     try:
-        named = list(_classes(load_json(path)))
+        return load_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}). {_AGAIN}.") from error
-    foreign = [name for name in named if name not in _known_classes()]
+
+
+def _check_classes(path: Path) -> None:
+    # As texts: what is no name may be of any kind.
+    foreign = [name for name in map(str, _classes(_read(path))) if name not in _known_classes()]
     if foreign:
         raise UserError(
             f"{path}: names the class {foreign[0]!r}, and code that data name is not run. Expected"

@@ -10,9 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -85,6 +84,17 @@ class _Split:
         return self.builder.info.splits[self.split].num_examples
 
     def __getitem__(self, index: int) -> Clip:
+        try:
+            return self._read(index)
+        # ArrayRecord, protobuf and NumPy raise anything for damaged bytes.
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"{self.folder}: clip {index} of {self.split} cannot be read ({lines[0][:200]})."
+                " Copy the data set again, or delete it and prepare it again."
+            ) from error
+
+    def _read(self, index: int) -> Clip:
         if self._open is None:
             features = self.builder.info.features
             images = [
@@ -95,17 +105,7 @@ class _Split:
             decoders = {name: _EncodedImages() for name in images}
             self._open = self.builder.as_data_source(self.split, decoders=decoders), images
         data, images = self._open
-        try:
-            return self._clip(data[index], images)
-        # ArrayRecord, protobuf and NumPy raise anything for damaged bytes.
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"{self.folder}: clip {index} of {self.split} cannot be read ({lines[0][:200]})."
-                " Copy the data set again, or delete it and prepare it again."
-            ) from error
-
-    def _clip(self, record: Mapping[str, Any], images: Sequence[str]) -> Clip:
+        record = data[index]
         return Clip(
             uid=record["uid"].decode(),
             subset=record["subset"].decode(),

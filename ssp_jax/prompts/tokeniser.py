@@ -20,6 +20,7 @@ _NORMALISER = {  # keys of tokenizer_config.json, and what the library calls the
 }
 OWN_VOCABULARY = 1000  # tokens of a vocabulary of the texts' own words, at most
 _NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_MAX_BYTES = 64 << 20
 _SPECIAL = (*_NEEDED, "[MASK]")
 
 _LOG = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ def _file(name: str | Path) -> Path:
         if not found:
             raise UserError(f"{path}: has neither {_JSON} nor {_VOCABULARY}")
         path = found[0]
+    if path.stat().st_size > _MAX_BYTES:
+        raise UserError(f"{path}: more than {_MAX_BYTES >> 20} MiB; BERT's vocabularies have one")
     if path.suffix not in (".json", ".txt"):
         raise UserError(f"{path}: expected {_JSON}, {_VOCABULARY}, or a folder with one of them")
     return path
