@@ -64,7 +64,7 @@ def test_one_more_than_allowed_is_an_error(source):
     with pytest.raises(UserError, match=r"clip -clip0, (frame 2|label map 1): cannot be decoded"):
         take(batches(source), 16)
     with pytest.raises(
-        UserError, match=r"cannot be .*\. 1 others were left out, as config\.data\.max"
+        UserError, match=r"\. 1 others were left out, as config\.data"
     ):
         take(batches(source, max_bad_clips=1), 16)
     with pytest.raises(UserError, match="expected 0 or more"):
