@@ -29,6 +29,7 @@ _MAY_DIFFER = (
     "stages",
     "max_skipped",
     "negative_sounds",
+    "report",
     "save_masks",
     "mesh.data",
     "mesh.fsdp",
