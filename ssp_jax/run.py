@@ -9,7 +9,8 @@ from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.processes import in_turn, is_first
-from ssp_jax.report.page import harmless, write_page
+from ssp_jax.report.harmless import harmless
+from ssp_jax.report.page import write_page
 from ssp_jax.run_facts import keep_facts
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.scores import evaluate

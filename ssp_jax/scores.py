@@ -20,7 +20,7 @@ from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
 from ssp_jax.metrics_counts import FrameCounts
 from ssp_jax.processes import is_first
 from ssp_jax.report.clips import add_views
-from ssp_jax.report.page import harmless
+from ssp_jax.report.harmless import harmless
 from ssp_jax.report.record import make_record, write_record
 from ssp_jax.sharding import own_rows
 from ssp_jax.stage import Stage
@@ -33,7 +33,7 @@ def evaluate(stage: Stage, params: dict, *, brief: bool = False) -> Iterator[tup
     made once the consumer has what is yielded.
     """
     for name, words in stage.words["test"].items():
-        result, state, facts = _with_trivial(stage, params, words)
+        result, state, facts = _scored(stage, params, words)
         if not brief:
             result |= with_g_miou(result, _under_negative_sounds(stage, params, words))
             _save_picture(stage, params, name, words)
@@ -82,7 +82,7 @@ def _save_masks(stage: Stage, params: dict, name: str, words: str) -> None:
         save_masks(stage.folder / "masks" / name, batches, pictures, uids, first)
 
 
-def _with_trivial(
+def _scored(
     stage: Stage, params: dict, words: str
 ) -> tuple[dict, FrameCounts, FrameFacts]:
     """Scores, and what they are made of; where the data set knows all visible objects and what
