@@ -20,8 +20,6 @@ _STYLE = {
     "axes.labelcolor": "#3a4150",
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
     "font.size": 9,
     "grid.color": "#e6e9ef",
     "legend.fontsize": 8,
@@ -34,7 +32,7 @@ _STYLE = {
 
 
 def curves(
-    title: str, lines: Mapping[str, Curve], *, logarithmic: bool = False, markers: bool = False
+    lines: Mapping[str, Curve], *, logarithmic: bool = False, markers: bool = False
 ) -> str:
     """Lines over training steps, by name; long ones as means of equally many neighbours."""
 
@@ -47,7 +45,6 @@ def curves(
             )
         if logarithmic:
             axes.set_yscale("log")
-        axes.set_title(title)
         axes.set_xlabel("step")
         if len(lines) > 1:
             columns = 1 + (len(lines) > 4)

@@ -1,0 +1,82 @@
+"""The parts that the page of a run and that of a comparison share."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ssp_jax.report.markup import Markup, bar, joined, percent, picture, table, tag
+
+Card = Markup
+
+
+def card(title: object, *body: object, note: str | None = None, **attributes) -> Card:
+    """A box with a title, and a word of what it shows."""
+    says = tag("p", note, class_="note") if note else None
+    return tag("section", tag("h3", title), *body, says, class_="card", **attributes)
+
+
+def cards(*boxes: Card | None, class_: str = "") -> Markup:
+    """Boxes side by side, as many as there is room for."""
+    return tag("div", *boxes, class_=f"cards {class_}".strip())
+
+
+def figure(title: str, svg: str, note: str | None = None) -> Card:
+    """A box with a plot."""
+    return card(title, picture("image/svg+xml", svg, title), note=note)
+
+
+def group_table(group: Mapping) -> Card:
+    """Scores by kind of frame, see `groups.frame_groups`."""
+    rows = [
+        [row["name"], row["count"], bar(row["iou"]), percent(row["fscore"])]
+        for row in group["rows"]
+    ]
+    return card(group["title"], table(["", "number", "IoU", "F"], rows), note=group["note"])
+
+
+def strips(view: Mapping, titles: Iterable[str] | None = None) -> list[Markup]:
+    """The rows of pictures of a clip, or those of some titles."""
+    wanted = None if titles is None else set(titles)
+    long = "strip long" if len(view["seconds"]) > 5 else "strip"
+    return [
+        tag(
+            "figure",
+            tag("figcaption", strip["title"]),
+            picture("image/jpeg", strip["picture"], strip["title"]),
+            class_=long,
+        )
+        for strip in view["strips"]
+        if wanted is None or strip["title"] in wanted
+    ]
+
+
+def sound(view: Mapping) -> Markup | None:
+    """A player."""
+    if view["sound"] is None:
+        return tag("p", "no sound", class_="caption")
+    kind, data = view["sound"]
+    return tag("audio", controls="", preload="none", src=f"data:{kind};base64,{data}")
+
+
+def legend(view: Mapping) -> Markup:
+    """Colours of the classes in truth or prediction."""
+    return tag(
+        "p",
+        *(
+            tag("span", tag("i", style=f"background:{entry['colour']}"), entry["name"])
+            for entry in view["legend"]
+        ),
+        class_="legend",
+    )
+
+
+def texts(view: Mapping) -> Markup | None:
+    """What a clip's texts say, and whether the network reads them."""
+    if not any(view["texts"]):
+        return None
+    read = "texts, read by the network" if view["texts_read"] else "texts, not read by this network"
+    lines = [tag("div", text) for text in view["texts"] if text]
+    return joined([tag("p", read, class_="caption"), tag("blockquote", *lines)])
+
+
+def config_rows(differing: Mapping[str, Sequence[object]], header: Sequence[str]) -> Markup:
+    """Keys of configs with their values."""
+    return table(["key", *header], [[key, *map(str, values)] for key, values in differing.items()])
