@@ -82,9 +82,7 @@ def _save_masks(stage: Stage, params: dict, name: str, words: str) -> None:
         save_masks(stage.folder / "masks" / name, batches, pictures, uids, first)
 
 
-def _scored(
-    stage: Stage, params: dict, words: str
-) -> tuple[dict, FrameCounts, FrameFacts]:
+def _scored(stage: Stage, params: dict, words: str) -> tuple[dict, FrameCounts, FrameFacts]:
     """Scores, and what they are made of; where the data set knows all visible objects and what
     moves, also those by motion and of predictors that hear nothing."""
     source = stage.data.source(words)

@@ -203,9 +203,7 @@ class Stage:
     @functools.cached_property
     def mask_prompt(self) -> Callable:
         """`train_step.make_mask_prompt`; of a stage that is `prompted`."""
-        return make_mask_prompt(
-            self.graphdef, self.mesh, self.shardings.params, self.config.dtype
-        )
+        return make_mask_prompt(self.graphdef, self.mesh, self.shardings.params, self.config.dtype)
 
     def put(self, batch):
         """A host batch on the devices."""

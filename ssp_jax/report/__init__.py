@@ -1,1 +1,1 @@
-"""A run's report: `record` and `clips` keep what an evaluation saw, `page` and `comparison` show it."""
+"""A report: `record` and `clips` keep what an evaluation saw, `page` and `comparison` show it."""

@@ -1,8 +1,9 @@
-"""The clips that a report shows: which, and what the network saw, made and should have made of them.
+"""The clips that a report shows: which, what the network saw, and what it made of them.
 
 A second, small reading: of the clips that the scores have chosen, and of these alone.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,7 +38,7 @@ def choose(record: Record) -> dict[str, list[int]]:
 def add_views(record: Record, stage: Stage, params: dict) -> None:
     """Put the chosen clips into a record as `views`; all processes have to ask."""
     chosen = choose(record)
-    views = clip_views(stage, params, record["words"], sum(chosen.values(), []))
+    views = clip_views(stage, params, record["words"], [*itertools.chain(*chosen.values())])
     record["views"] = [
         {"rank": rank, **views[clip]}
         for rank, clips in chosen.items()
@@ -46,9 +47,7 @@ def add_views(record: Record, stage: Stage, params: dict) -> None:
     ]
 
 
-def clip_views(
-    stage: Stage, params: dict, words: str, clips: Sequence[int]
-) -> dict[int, View]:
+def clip_views(stage: Stage, params: dict, words: str, clips: Sequence[int]) -> dict[int, View]:
     """What can be seen and heard of some clips of 'benchmark:split' words; empty but in process 0.
 
     Returns:

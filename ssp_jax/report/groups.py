@@ -6,6 +6,7 @@ background left out; 1 where neither has any.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -134,7 +135,7 @@ def _by_size(scored: Scored, frames: Mapping[str, np.ndarray], binary: bool) -> 
 
 def _size_masks(share: Float[np.ndarray, " N"]) -> dict[str, Bool[np.ndarray, " N"]]:
     masks = {}
-    for low, high in zip(SIZES, SIZES[1:], strict=False):
+    for low, high in itertools.pairwise(SIZES):
         if low == 0:
             name = f"up to {100 * high:g} %"
         else:
@@ -155,5 +156,5 @@ def clip_scores(
 ) -> list[dict[str, float | int | None]]:
     """`Scored.of` every clip, in order; `clip` is that of each frame, ascending."""
     bounds = np.flatnonzero(np.diff(clip, prepend=-1, append=clip[-1] + 1))
-    spans = zip(bounds, bounds[1:], strict=False)
+    spans = itertools.pairwise(bounds)
     return [{"clip": int(clip[a])} | scored.of(slice(a, b)) for a, b in spans]

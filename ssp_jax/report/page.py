@@ -48,7 +48,9 @@ def run_page(workdir: Path, records: Mapping[str, Record], config: Mapping) -> s
     model, data = config["model"]["size"], config["data"]["frame_size"]
     about = f"size {model}, {data or 'the protocol’s'} px, seed {config['seed']}, {config['dtype']}"
     sections = [("scores", "Scores", _headline(records))]
-    sections += [(f"set-{key}", _title(record), _test_set(record)) for key, record in records.items()]
+    sections += [
+        (f"set-{key}", _title(record), _test_set(record)) for key, record in records.items()
+    ]
     sections.append(("training", "Training", _training(workdir)))
     sections.append(("config", "Config", _config(config)))
     links = [tag("a", title, href=f"#{anchor}") for anchor, title, _ in sections]
@@ -56,10 +58,7 @@ def run_page(workdir: Path, records: Mapping[str, Record], config: Mapping) -> s
         f"{name}: report",
         tag("header", tag("h1", name), tag("p", about, class_="faint")),
         tag("nav", *links),
-        *(
-            tag("main", tag("h2", title, id=anchor), body)
-            for anchor, title, body in sections
-        ),
+        *(tag("main", tag("h2", title, id=anchor), body) for anchor, title, body in sections),
         tag("footer", tag("p", "Written by ssp_jax.", class_="faint")),
     )
 

@@ -27,7 +27,9 @@ def strip(cells: Iterable[Picture]) -> str:
     for cell in cells:
         if row:
             row.append(np.full((CELL, _GAP, 3), 255, np.uint8))
-        row.append(cv2.resize(np.ascontiguousarray(cell), (CELL, CELL), interpolation=cv2.INTER_AREA))
+        row.append(
+            cv2.resize(np.ascontiguousarray(cell), (CELL, CELL), interpolation=cv2.INTER_AREA)
+        )
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "JPEG", quality=85)
     return _base64(buffer)

@@ -31,17 +31,23 @@ _STYLE = {
 }
 
 
-def curves(
-    lines: Mapping[str, Curve], *, logarithmic: bool = False, markers: bool = False
-) -> str:
+def curves(lines: Mapping[str, Curve], *, logarithmic: bool = False, markers: bool = False) -> str:
     """Lines over training steps, by name; long ones as means of equally many neighbours."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for (name, (steps, values)), colour in zip(lines.items(), _colours(len(lines)), strict=True):
+        for (name, (steps, values)), colour in zip(
+            lines.items(), _colours(len(lines)), strict=True
+        ):
             steps, values = _thinned(np.array(steps, float), np.array(values, float))
             axes.plot(
-                steps, values, color=colour, label=name, lw=1.4, marker="o" if markers else None, ms=3
+                steps,
+                values,
+                color=colour,
+                label=name,
+                lw=1.4,
+                marker="o" if markers else None,
+                ms=3,
             )
         if logarithmic:
             axes.set_yscale("log")
@@ -81,7 +87,7 @@ def classes(rows: Sequence[Mapping]) -> str:
 
 
 def confusion(names: Sequence[str], pixels: Float[np.ndarray, "K K"]) -> str:
-    """Where the pixels of each true class (row) went; logarithmic shades, so that a per cent shows."""
+    """Where the pixels of each true class (row) went; in logarithmic shades."""
     share = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
 
     def draw(figure: Figure) -> None:
