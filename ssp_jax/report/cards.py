@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ssp_jax.report.markup import Markup, bar, joined, percent, picture, table, tag
 
 Card = Markup
+_LEAST_CELL = 58  # side of a frame in a strip on a narrow screen, pixels
 
 
 def card(title: object, *body: object, note: str | None = None, **attributes) -> Card:
@@ -32,20 +33,20 @@ def group_table(group: Mapping) -> Card:
     return card(group["title"], table(["", "number", "IoU", "F"], rows), note=group["note"])
 
 
-def strips(view: Mapping, titles: Iterable[str] | None = None) -> list[Markup]:
-    """The rows of pictures of a clip, or those of some titles."""
+def strips(view: Mapping, titles: Iterable[str] | None = None) -> Markup:
+    """The rows of pictures of a clip, or those of some titles; long ones scroll together."""
     wanted = None if titles is None else set(titles)
-    long = "strip long" if len(view["seconds"]) > 5 else "strip"
-    return [
+    figures = [
         tag(
             "figure",
             tag("figcaption", strip["title"]),
             picture("image/jpeg", strip["picture"], strip["title"]),
-            class_=long,
         )
         for strip in view["strips"]
         if wanted is None or strip["title"] in wanted
     ]
+    least = f"min-width:{_LEAST_CELL * len(view['seconds'])}px"
+    return tag("div", tag("div", *figures, style=least), class_="strips")
 
 
 def sound(view: Mapping) -> Markup | None:

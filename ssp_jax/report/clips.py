@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ssp_jax.data.log_mel import SAMPLE_RATE
-from ssp_jax.evaluators.pictures import overlay
+from ssp_jax.predict.overlay import colour
 from ssp_jax.processes import gather_rows, is_first
 from ssp_jax.report import pictures
 from ssp_jax.report.record import Record
 from ssp_jax.sharding import own_rows
 from ssp_jax.stage import Stage
-from tfds_builders.classes import palette
 
 EACH = 3  # clips of a rank
 SECONDS = 10  # of a clip are shown, at most
@@ -99,7 +98,6 @@ def _view(stage: Stage, words: str, index: int, rows: Rows) -> View:
         (texts,) = stage.companions.plain_texts(words, [index])
     waveform = clip.waveform[: len(clip.frames) * SAMPLE_RATE]
     present = np.unique(np.concatenate([rows["truth"].ravel(), rows["prediction"].ravel()]))
-    colours = palette(max(stage.num_classes, 2))
     return {
         "clip": index,
         "uid": clip.uid,
@@ -110,7 +108,7 @@ def _view(stage: Stage, words: str, index: int, rows: Rows) -> View:
             for title, cells in _strips(stage, words, index, rows)
         ],
         "legend": [
-            {"name": stage.class_names[c], "colour": "#{:02x}{:02x}{:02x}".format(*colours[c])}
+            {"name": stage.class_names[c], "colour": "#{:02x}{:02x}{:02x}".format(*colour(c))}
             for c in present.tolist()
             if c > 0
         ],
@@ -130,7 +128,7 @@ def _strips(stage: Stage, words: str, index: int, rows: Rows):
         title = "pre-mask" if stage.stage.prompt.premask else "mask prompt"
         yield title, (pictures.grey(mask, 1) for mask in rows["prompt"])
     for name in ("truth", "prediction"):
-        yield name, map(lambda *x: overlay(*x, stage.num_classes), rows["frame"], rows[name])
+        yield name, map(pictures.marked, rows["frame"], rows[name])
     yield "sound", map(pictures.spectrogram, rows["log_mel"])
 
 

@@ -13,7 +13,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: object, **attributes: object) -> Markup:
+def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     """An element. Children are `Markup` or texts to escape; None is left out.
 
     Attributes end in '_' where their name is a Python word; those that are None are left out.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import PREDICTORS, SOUNDS, score_rows
 from ssp_jax.files import write_whole
 from ssp_jax.report import cards, plots, progress
@@ -23,22 +22,16 @@ _KINDS = {  # `MotionState`
     "moves and is silent: taken for sounding": "moving_silent_taken",
     "stands still and is silent: taken for sounding": "still_silent_taken",
 }
-# What another program, or a hand, may have made of a file.
-DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def write_page(workdir: Path) -> Path:
     """Write the report of a run's folder into it; its path.
 
     Raises:
-      UserError: see `read_records`; or they are damaged.
+      UserError: see `read_records`, `run_config`.
     """
-    records, config = read_records(workdir), run_config(workdir)
-    try:
-        text = run_page(workdir, records, json.loads(config.to_json()))
-    except DAMAGED as error:
-        raise UserError(f"{workdir}: its records are damaged ({error!r})") from error
-    write_whole(workdir / PAGE, text)
+    config = json.loads(run_config(workdir).to_json())
+    write_whole(workdir / PAGE, run_page(workdir, read_records(workdir), config))
     return workdir / PAGE
 
 
@@ -164,7 +157,7 @@ def _test_set(record: Record) -> Markup:
         [
             tag("p", about, class_="faint"),
             cards.cards(*boxes),
-            cards.cards(*_classes(record), *_confusion(record)),
+            cards.cards(*_classes(record), *_confusion(record), class_="broad"),
             *(
                 joined([tag("h2", f"{record['name']}: {_RANKS[rank]}"), _views(record, rank)])
                 for rank in ranks
@@ -268,7 +261,7 @@ def _views(record: Record, rank: str) -> Markup:
                 view["uid"],
                 tag("p", about, class_="caption"),
                 cards.legend(view),
-                *cards.strips(view),
+                cards.strips(view),
                 cards.sound(view),
                 cards.texts(view),
             )

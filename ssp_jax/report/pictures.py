@@ -12,6 +12,8 @@ from jaxtyping import Float, Int16, Num, UInt8
 from PIL import Image
 
 from ssp_jax.data.log_mel import SAMPLE_RATE, SILENCE
+from ssp_jax.data.transforms import LUMA
+from ssp_jax.predict.overlay import colour
 
 CELL = 112  # side of one frame in a strip, pixels
 _GAP = 2
@@ -39,6 +41,17 @@ def grey(mask: Num[np.ndarray, "h w"], highest: float) -> Picture:
     """A map of 0..`highest` in shades of grey."""
     shades = np.clip(np.rint(mask * (255 / highest)), 0, 255).astype(np.uint8)
     return np.repeat(shades[..., None], 3, axis=-1)
+
+
+def marked(frame: Picture, labels: UInt8[np.ndarray, "h w"]) -> Picture:
+    """The frame, pale and grey, with every class but background in its colour."""
+    height, width = frame.shape[:2]
+    labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+    pale = 110 + 0.5 * (frame @ LUMA)[..., None].repeat(3, axis=-1)
+    for index in np.unique(labels[labels > 0]).tolist():
+        inside = labels == index
+        pale[inside] = 0.35 * frame[inside] + 0.65 * np.array(colour(index))
+    return pale.astype(np.uint8)
 
 
 def flow_colours(flow: Float[np.ndarray, "h w 2"], longest: float) -> Picture:
