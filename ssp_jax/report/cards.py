@@ -1,6 +1,6 @@
 """The parts that the page of a run and that of a comparison share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from ssp_jax.report.markup import Markup, bar, joined, percent, picture, table, tag
 
@@ -76,8 +76,3 @@ def texts(view: Mapping) -> Markup | None:
     read = "texts, read by the network" if view["texts_read"] else "texts, not read by this network"
     lines = [tag("div", text) for text in view["texts"] if text]
     return joined([tag("p", read, class_="caption"), tag("blockquote", *lines)])
-
-
-def config_rows(differing: Mapping[str, Sequence[object]], header: Sequence[str]) -> Markup:
-    """Keys of configs with their values."""
-    return table(["key", *header], [[key, *map(str, values)] for key, values in differing.items()])
