@@ -146,8 +146,11 @@ def differing_keys(one: dict, two: dict) -> dict[str, tuple[str, str]]:
     """'a.b' -> both values as texts, of the keys of two configs (from JSON) that differ."""
     flat = _flat(one), _flat(two)
     keys = sorted(flat[0].keys() | flat[1].keys())
-    shown = {k: tuple(repr(f[k]) if k in f else "no such key" for f in flat) for k in keys}
-    return {key: pair for key, pair in shown.items() if pair[0] != pair[1]}
+    return {
+        key: tuple(repr(f[key]) if key in f else "no such key" for f in flat)
+        for key in keys
+        if flat[0].get(key) != flat[1].get(key)
+    }
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

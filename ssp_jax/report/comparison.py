@@ -11,7 +11,7 @@ import numpy as np
 from ssp_jax.errors import UserError
 from ssp_jax.report import cards, plots, progress
 from ssp_jax.report.clips import View
-from ssp_jax.report.markup import Markup, document, joined, percent, table, tag
+from ssp_jax.report.markup import Markup, document, percent, table, tag
 from ssp_jax.report.page import comparability
 from ssp_jax.report.record import Record, clip_iou, read_records
 from ssp_jax.report.reopening import reopened_views
@@ -54,28 +54,26 @@ def comparison_page(runs: tuple[Path, Path], clips: int) -> str:
     chosen = {name: _most_different(pair, clips) for name, pair in pairs.items()}
     views, missing = _views(runs, records, chosen) if clips else ({}, None)
     names = _names(runs)
-    shown = [
-        tag("main", tag("h2", name, id=f"set-{name}"), _test_set(names, pairs[name]))
-        for name in common
-    ]
-    for name, found in views.items():
-        shown += [
-            tag("main", tag("h2", f"{name}: {title}"), _clips(names, pairs[name], found, uids))
-            for title, uids in zip(
-                (f"clips where {names[1]} is ahead", f"clips where {names[0]} is ahead"),
-                chosen[name],
-                strict=True,
-            )
-            if uids
-        ]
+    sections = []
+    for name in common:
+        sections.append((name, _test_set(names, pairs[name])))
+        for winner, uids in zip(reversed(names), chosen[name], strict=True):
+            if uids and name in views:
+                title = f"{name}: clips where {winner} is ahead"
+                sections.append((title, _clips(names, pairs[name], views[name], uids)))
+    sections.append(("Training", _training(names, runs)))
+    sections.append(("Keys of the configs that differ", _config(names, runs)))
     return document(
         f"{names[0]} and {names[1]}",
         tag("header", tag("h1", f"{names[0]} and {names[1]}")),
-        tag("main", *comparability(records[0]), _protocols(pairs), _headline(names, pairs)),
-        *shown,
-        tag("main", tag("p", missing, class_="warning")) if missing else None,
-        tag("main", tag("h2", "Training"), _training(names, runs)),
-        tag("main", tag("h2", "Keys of the configs that differ"), _config(names, runs)),
+        tag(
+            "main",
+            *comparability({name: records[0][name] for name in common}),
+            *_warnings(records, pairs),
+            tag("p", missing, class_="warning") if missing else None,
+            _headline(names, pairs),
+        ),
+        *(tag("main", tag("h2", title), body) for title, body in sections),
         tag("footer", tag("p", "Written by ssp_jax.", class_="faint")),
     )
 
@@ -116,16 +114,15 @@ def _views(
     }, None
 
 
-def _protocols(pairs: Mapping[str, tuple[Record, Record]]) -> Markup:
-    return joined(
-        tag(
-            "p",
-            f"{name}: scored under different protocols, {one['protocol']} and {two['protocol']}.",
-            class_="warning",
-        )
-        for name, (one, two) in pairs.items()
-        if one["protocol"] != two["protocol"]
-    )
+def _warnings(records: tuple[dict, dict], pairs: Mapping[str, tuple[Record, Record]]):
+    """What is not compared, or not alike."""
+    apart = sorted((records[0].keys() | records[1].keys()) - pairs.keys())
+    if apart:
+        yield tag("p", f"{', '.join(apart)}: not in both runs, or of other clips.", class_="faint")
+    for name, (one, two) in pairs.items():
+        if one["protocol"] != two["protocol"]:
+            text = f"{name}: scored as {one['protocol']} and as {two['protocol']} do, not alike."
+            yield tag("p", text, class_="warning")
 
 
 def _change(one: float | None, two: float | None, *, low: bool = False) -> Markup:
@@ -186,7 +183,7 @@ def _paired(names: tuple[str, str], iou: np.ndarray) -> Markup:
         f"{len(gain)} clips in both",
         table(["", ""], rows),
         note="Mean IoU of a clip's frames. The standard error is of these clips under these two "
-        "trainings; other seeds differ too.",
+        "trainings; it tells nothing of other seeds.",
     )
 
 
@@ -219,7 +216,7 @@ def _clips(
             continue
         one, two = views[uid]
         both = dict(one)
-        both["strips"] = [s for s in one["strips"] if s["title"] not in _OF_RUN]
+        both["strips"] = [s for s in one["strips"] if s["title"] not in (*_OF_RUN, "sound")]
         both["strips"] += [
             strip | {"title": f"{strip['title']}: {name}"}
             for title in _OF_RUN
@@ -227,6 +224,7 @@ def _clips(
             for strip in view["strips"]
             if strip["title"] == title
         ]
+        both["strips"] += [s for s in one["strips"] if s["title"] == "sound"]
         legend = {entry["name"]: entry for view in (one, two) for entry in view["legend"]}
         both["legend"] = list(legend.values())
         gain = ", ".join(

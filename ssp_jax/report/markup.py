@@ -51,7 +51,8 @@ def percent(value: float | None, *, signed: bool = False) -> str:
     """A share in per cent, one decimal; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    rounded = round(100 * value, 1) + 0.0  # no -0.0
+    return f"{rounded:+.1f}" if signed and rounded else f"{rounded:.1f}"
 
 
 def bar(value: float | None) -> Markup:
