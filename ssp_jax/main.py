@@ -1,9 +1,9 @@
 """Train and score: python -m ssp_jax.main --config=configs/demo.py [--workdir=DIR] [--config.a.b=x]
 
 Runs the stages that the config names, each trained, resumed or skipped as its folder says; ends
-with a table, results.json and a picture per test set. The same command goes on after a crash or a
-kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to mend, in one line; 75
-stopped by SIGTERM (preemption), the state saved: run it again.
+with a table, results.json, a report (report.html) and a picture per test set. The same command goes
+on after a crash or a kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to
+mend, in one line; 75 stopped by SIGTERM (preemption), the state saved: run it again.
 """
 
 from absl import app
@@ -18,6 +18,7 @@ from ssp_jax.command_line import (
 )
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.processes import is_first
+from ssp_jax.report.page import PAGE
 from ssp_jax.run import run
 
 
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> None:
     if is_first():
         print(format_table(results))
         print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
+        if config.report:
+            print(f"report: {workdir / PAGE}")
 
 
 def cli() -> None:

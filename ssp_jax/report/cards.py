@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 from ssp_jax.report.markup import Markup, bar, joined, percent, picture, table, tag
 
 Card = Markup
-_LEAST_CELL = 58  # side of a frame in a strip on a narrow screen, pixels
+_LEAST_CELL = 42  # side of a frame in a strip on a narrow screen, pixels
 
 
-def card(title: object, *body: object, note: str | None = None, **attributes) -> Card:
-    """A box with a title, and a word of what it shows."""
+def card(title: object, *body: object, note: str | None = None, whole: bool = False) -> Card:
+    """A box with a title, and a word of what it shows; `whole`: as wide as the page."""
     says = tag("p", note, class_="note") if note else None
-    return tag("section", tag("h3", title), *body, says, class_="card", **attributes)
+    return tag("section", tag("h3", title), *body, says, class_="card whole" if whole else "card")
 
 
 def cards(*boxes: Card | None, class_: str = "") -> Markup:
@@ -19,9 +19,12 @@ def cards(*boxes: Card | None, class_: str = "") -> Markup:
     return tag("div", *boxes, class_=f"cards {class_}".strip())
 
 
-def figure(title: str, svg: str, note: str | None = None) -> Card:
-    """A box with a plot."""
-    return card(title, picture("image/svg+xml", svg, title), note=note)
+def figure(title: str, svg: str, note: str | None = None, *, whole: bool = False) -> Card:
+    """A box with a plot; `whole`: as wide as the page, and never too small to be read."""
+    image = picture("image/svg+xml", svg, title)
+    if whole:
+        return card(title, tag("div", image, class_="wide"), note=note, whole=True)
+    return card(title, image, note=note)
 
 
 def group_table(group: Mapping) -> Card:
@@ -69,10 +72,11 @@ def legend(view: Mapping) -> Markup:
     )
 
 
-def texts(view: Mapping) -> Markup | None:
-    """What a clip's texts say, and whether the network reads them."""
-    if not any(view["texts"]):
+def texts(*views: Mapping) -> Markup | None:
+    """What a clip's texts say, and whether each view's network reads them."""
+    if not any(views[0]["texts"]):
         return None
-    read = "texts, read by the network" if view["texts_read"] else "texts, not read by this network"
-    lines = [tag("div", text) for text in view["texts"] if text]
-    return joined([tag("p", read, class_="caption"), tag("blockquote", *lines)])
+    read = ", ".join("read" if view["texts_read"] else "not read" for view in views)
+    lines = [tag("div", text) for text in views[0]["texts"] if text]
+    caption = tag("p", f"texts ({read} by the network)", class_="caption")
+    return joined([caption, tag("blockquote", *lines)])

@@ -238,7 +238,7 @@ def _clips(
                 cards.legend(both),
                 cards.strips(both),
                 cards.sound(one),
-                cards.texts(one),
+                cards.texts(one, two),
             )
         )
     return cards.cards(*boxes, class_="clips")

@@ -39,12 +39,18 @@ def joined(parts: Iterable[object]) -> Markup:
     )
 
 
-def table(header: Sequence[object], rows: Iterable[Sequence[object]], **attributes) -> Markup:
-    """A table that scrolls sideways where it is too wide; its first column names the rows."""
+def table(
+    header: Sequence[object], rows: Iterable[Sequence[object]], *, long: bool = False
+) -> Markup:
+    """A table that scrolls sideways where it is too wide; its first column names the rows.
+
+    Args:
+      long: of so many rows that they scroll, too.
+    """
     head = tag("tr", *(tag("th", cell) for cell in header))
     body = [tag("tr", tag("th", row[0]), *(tag("td", cell) for cell in row[1:])) for row in rows]
-    inner = tag("table", tag("thead", head), tag("tbody", *body), **attributes)
-    return tag("div", inner, class_="wide")
+    inner = tag("table", tag("thead", head), tag("tbody", *body))
+    return tag("div", inner, class_="wide long" if long else "wide")
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:

@@ -187,11 +187,11 @@ def _classes(record: Record) -> list[Markup]:
     if record["binary"]:
         note = "Frames of the clips whose category names the class, perhaps beside others."
     else:
-        count = len(record["confusion"]["names"])
-        note = (
-            f"The protocol's own means; {len(rows)} of {count} classes occur, the others count as "
-            "0 in mIoU and F."
-        )
+        note, count = "The protocol's own means.", len(record["confusion"]["names"])
+        if len(rows) < count:
+            note += f" {len(rows)} of {count} classes occur; the others count as 0 in mIoU and F."
+        if record["num_padded"]:
+            note += f" Background also has {record['num_padded']} frames that fill up short clips."
     listed = cards.card(
         "Classes, best first",
         table(
@@ -206,6 +206,7 @@ def _classes(record: Record) -> list[Markup]:
                 ]
                 for row in rows
             ],
+            long=len(rows) > plots.FEW_CLASSES,
         ),
         note=note,
     )
@@ -228,7 +229,7 @@ def _confusion(record: Record) -> list[Markup]:
         (share[a, b], a, b) for a in range(1, len(names)) for b in range(1, len(names)) if a != b
     ]
     rows = [
-        [f"{names[a]} taken for {names[b]}", bar(value)]
+        [f"{names[a]} taken for {names[b]}", percent(value)]
         for value, a, b in sorted(pairs, reverse=True)[:_CONFUSIONS]
         if value > 0
     ]
@@ -237,10 +238,11 @@ def _confusion(record: Record) -> list[Markup]:
             "Confusion of pixels",
             plots.confusion(names, pixels),
             "Where the pixels of each true class went; shades are logarithmic.",
+            whole=len(names) > plots.FEW_CLASSES,
         ),
         cards.card(
             "Most confused",
-            table(["", "of the class's pixels"], rows),
+            table(["", "of the class's pixels, %"], rows),
             note="Among classes that sound; what goes to the background is missed, not confused.",
         ),
     ]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 
 COLOURS = ("#2f6db5", "#d9742b", "#3a8f5c", "#a04a9e", "#8a6d3b", "#c23b4b", "#5b6573", "#1aa0a8")
+FEW_CLASSES = 20  # a matrix of more needs a large figure
 _POINTS = 300  # of a curve that are drawn
 _STYLE = {
     "axes.edgecolor": "#9aa3b2",
@@ -51,6 +52,7 @@ def curves(lines: Mapping[str, Curve], *, logarithmic: bool = False, markers: bo
             )
         if logarithmic:
             axes.set_yscale("log")
+            _plain_ticks(axes.yaxis)
         axes.set_xlabel("step")
         if len(lines) > 1:
             columns = 1 + (len(lines) > 4)
@@ -79,6 +81,7 @@ def classes(rows: Sequence[Mapping]) -> str:
             )
         if trained.min() > 0 and trained.max() > 10 * trained.min():
             axes.set_xscale("log")
+            _plain_ticks(axes.xaxis)
         axes.margins(x=0.12, y=0.1)
         axes.set_xlabel("training clips")
         axes.set_ylabel("IoU, %")
@@ -95,7 +98,7 @@ def confusion(names: Sequence[str], pixels: Float[np.ndarray, "K K"]) -> str:
         axes.grid(False)
         norm = matplotlib.colors.LogNorm(0.001, 1, clip=True)
         image = axes.imshow(np.maximum(share, 1e-6), cmap="Blues", norm=norm)
-        small = {"fontsize": 8 if len(names) <= 20 else 5}
+        small = {"fontsize": 8 if len(names) <= FEW_CLASSES else 6}
         axes.set_xticks(range(len(names)), names, rotation=90, **small)
         axes.set_yticks(range(len(names)), names, **small)
         axes.set_xlabel("predicted")
@@ -103,7 +106,7 @@ def confusion(names: Sequence[str], pixels: Float[np.ndarray, "K K"]) -> str:
         bar = figure.colorbar(image, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
         bar.ax.set_yticklabels(["0.1 %", "1 %", "10 %", "100 %"], fontsize=8)
 
-    side = 4.8 if len(names) <= 20 else 9.0
+    side = 4.8 if len(names) <= FEW_CLASSES else 11.0
     return _svg(draw, (side, 0.9 * side))
 
 
@@ -139,6 +142,12 @@ def against(names: tuple[str, str], pairs: Float[np.ndarray, "clips 2"]) -> str:
         axes.set_ylabel(f"IoU, %: {names[1]}")
 
     return _svg(draw, (4.4, 4.2))
+
+
+def _plain_ticks(axis) -> None:
+    """Those of a logarithmic axis are formulas else, which `_STYLE` does not read."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def _colours(count: int) -> list[str]:

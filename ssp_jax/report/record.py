@@ -68,6 +68,7 @@ def make_record(
         "binary": binary,
         "num_clips": result.num_clips,
         "num_frames": result.num_frames,
+        "num_padded": 0 if binary else result.num_padded_frames,
         "scores": _finite(scores),
         "clips": [
             {
