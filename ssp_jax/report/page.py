@@ -84,18 +84,12 @@ def _headline(records: Mapping[str, Record]) -> Markup:
     columns = [_column(record) for record in records.values()]
     if any(columns):
         rows += [[_method(method), *(_published(method, c) for c in columns)] for method in METHODS]
-    boxes = [
-        cards.card(
-            "Test sets",
-            table(header, rows),
-            note="Protocol: "
-            + ", ".join(sorted({record["protocol"] for record in records.values()}))
-            + ". Rows of nothing, everything, moving and visible are no models: what can be had "
-            "without listening."
-            if any("visible" in result for result in results.values())
-            else None,
-        )
-    ]
+    note = f"Protocol: {', '.join(sorted({record['protocol'] for record in records.values()}))}."
+    if any(columns):
+        note += " The papers' figures of AAVS and SSP are of stepping_stones."
+    if any("visible" in result for result in results.values()):
+        note += " The last four rows are no models: what can be had without listening."
+    boxes = [cards.card("Test sets", table(header, rows), note=note)]
     robust = list(score_rows(SOUNDS, results, ("activated", "g_miou")))
     if len(robust) > 1:
         boxes.append(
@@ -234,16 +228,16 @@ def _confusion(record: Record) -> list[Markup]:
         if value > 0
     ]
     return [
+        cards.card(
+            "Most confused",
+            table(["", "of the class's pixels, %"], rows),
+            note="Among classes that sound; what goes to the background is missed, not confused.",
+        ),
         cards.figure(
             "Confusion of pixels",
             plots.confusion(names, pixels),
             "Where the pixels of each true class went; shades are logarithmic.",
             whole=len(names) > plots.FEW_CLASSES,
-        ),
-        cards.card(
-            "Most confused",
-            table(["", "of the class's pixels, %"], rows),
-            note="Among classes that sound; what goes to the background is missed, not confused.",
         ),
     ]
 
