@@ -53,8 +53,9 @@ class FrameFacts:
             "valid": rows,
         }
         count = len(self.confusion)
-        pairs = labels[rows].astype(np.int64) * count + predicted[rows]
-        pixels = np.bincount(pairs.ravel(), minlength=count * count).reshape(count, count)
+        true, guess = labels[rows].astype(np.int64), predicted[rows]
+        pairs = (true * count + guess)[true < count]  # what is no class is not scored either
+        pixels = np.bincount(pairs, minlength=count * count).reshape(count, count)
         return FrameFacts(
             self.frames.merge(FrameCounts.from_stats(facts, batch.clip, batch.second)),
             self.confusion + pixels,
