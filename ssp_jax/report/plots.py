@@ -14,6 +14,7 @@ Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 
 COLOURS = ("#2f6db5", "#d9742b", "#3a8f5c", "#a04a9e", "#8a6d3b", "#c23b4b", "#5b6573", "#1aa0a8")
 FEW_CLASSES = 20  # a matrix of more needs a large figure
+_LETTERS = 28  # of a name
 _POINTS = 300  # of a curve that are drawn
 _STYLE = {
     "axes.edgecolor": "#9aa3b2",
@@ -45,7 +46,7 @@ def curves(lines: Mapping[str, Curve], *, logarithmic: bool = False, markers: bo
                 steps,
                 values,
                 color=colour,
-                label=name,
+                label=_short(name),
                 lw=1.4,
                 marker="o" if markers else None,
                 ms=3,
@@ -73,7 +74,7 @@ def classes(rows: Sequence[Mapping]) -> str:
         named = order if len(rows) <= 16 else [*order[:5], *order[-5:]]
         for index in named:
             axes.annotate(
-                rows[index]["name"],
+                _short(rows[index]["name"]),
                 (trained[index], iou[index]),
                 xytext=(3, 3),
                 textcoords="offset points",
@@ -98,9 +99,10 @@ def confusion(names: Sequence[str], pixels: Float[np.ndarray, "K K"]) -> str:
         axes.grid(False)
         norm = matplotlib.colors.LogNorm(0.001, 1, clip=True)
         image = axes.imshow(np.maximum(share, 1e-6), cmap="Blues", norm=norm)
+        shown = [_short(name) for name in names]
         small = {"fontsize": 8 if len(names) <= FEW_CLASSES else 6}
-        axes.set_xticks(range(len(names)), names, rotation=90, **small)
-        axes.set_yticks(range(len(names)), names, **small)
+        axes.set_xticks(range(len(names)), shown, rotation=90, **small)
+        axes.set_yticks(range(len(names)), shown, **small)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         bar = figure.colorbar(image, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
@@ -117,7 +119,9 @@ def clip_curves(lines: Mapping[str, Float[np.ndarray, " clips"]]) -> str:
         axes = figure.subplots()
         for (name, iou), colour in zip(lines.items(), _colours(len(lines)), strict=True):
             place = 100 * (np.arange(len(iou)) + 0.5) / len(iou)
-            axes.plot(*_thinned(place, 100 * np.sort(iou)[::-1]), color=colour, label=name, lw=1.6)
+            axes.plot(
+                *_thinned(place, 100 * np.sort(iou)[::-1]), color=colour, label=_short(name), lw=1.6
+            )
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
         axes.set_xlabel("clips, from the best on, %")
@@ -138,8 +142,8 @@ def against(names: tuple[str, str], pairs: Float[np.ndarray, "clips 2"]) -> str:
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
         axes.set_aspect("equal")
-        axes.set_xlabel(f"IoU, %: {names[0]}")
-        axes.set_ylabel(f"IoU, %: {names[1]}")
+        axes.set_xlabel(f"IoU, %: {_short(names[0])}")
+        axes.set_ylabel(f"IoU, %: {_short(names[1])}")
 
     return _svg(draw, (4.4, 4.2))
 
@@ -148,6 +152,10 @@ def _plain_ticks(axis) -> None:
     """Those of a logarithmic axis are formulas else, which `_STYLE` does not read."""
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
 def _colours(count: int) -> list[str]:

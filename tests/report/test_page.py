@@ -159,5 +159,8 @@ def test_damaged_records_give_one_line(folder, content, message, monkeypatch, ca
     (run / "avss/report/avss.json").write_text(json.dumps(broken))
     status, _, err = run_command(run)
     assert (status, err.count("\n")) == (1, 1)
-    status, _, err = run_command(run / "avss")
+    (run / "avss/report/avss.json").unlink()
+    status, _, err = run_command(run)
     assert "nothing to report" in err
+    status, _, err = run_command(run / "avss")
+    assert "no run (no config.json)" in err
