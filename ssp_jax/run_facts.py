@@ -42,16 +42,12 @@ def read_facts(workdir: Path) -> RunFacts:
     Raises:
       UserError: not a run's folder, of a run of before these facts were kept, or damaged.
     """
-    if not (workdir / "config.json").is_file():
-        raise UserError(
-            f"{workdir}: no run (no config.json); expected the --workdir of python -m ssp_jax.main"
-        )
+    config = run_config(workdir)
     if not (workdir / FACTS).is_file():
         raise UserError(
             f"{workdir}: no {FACTS}, which names its classes. Give the run's own command once "
             "more: it trains nothing twice, and writes that file"
         )
-    config = ConfigDict(_with_tuples(_read(workdir / "config.json")))
     names = _read(workdir / FACTS)
     try:
         data = DataSets({}, tuple(names["class_names"]), tuple(names["sound_names"]))
@@ -60,6 +56,19 @@ def read_facts(workdir: Path) -> RunFacts:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{workdir}: config.json or {FACTS} is damaged ({error})") from error
     return RunFacts(config, data)
+
+
+def run_config(workdir: Path) -> ConfigDict:
+    """The config of a run's folder.
+
+    Raises:
+      UserError: not a run's folder, or damaged.
+    """
+    if not (workdir / "config.json").is_file():
+        raise UserError(
+            f"{workdir}: no run (no config.json); expected the --workdir of python -m ssp_jax.main"
+        )
+    return ConfigDict(_with_tuples(_read(workdir / "config.json")))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _MAY_DIFFER = (
     "stages",
     "max_skipped",
     "negative_sounds",
+    "report",
     "save_masks",
     "mesh.data",
     "mesh.fsdp",
@@ -118,11 +119,11 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     """
     path, text = workdir / "config.json", config.to_json(sort_keys=True, indent=1)
     if path.exists():
-        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
-        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing := [key for key in differing if key not in _MAY_DIFFER]:
+        differing = differing_keys(json.loads(path.read_text()), json.loads(text))
+        differing = {key: pair for key, pair in differing.items() if key not in _MAY_DIFFER}
+        if differing:
             shown = ", ".join(
-                f"{key}: {_value(old, key)} there, {_value(new, key)} now" for key in differing[:5]
+                f"{key}: {old} there, {new} now" for key, (old, new) in list(differing.items())[:5]
             )
             raise UserError(
                 f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
@@ -141,8 +142,15 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
 
 
-def _value(flat: dict, key: str) -> str:
-    return repr(flat[key]) if key in flat else "no such key"
+def differing_keys(one: dict, two: dict) -> dict[str, tuple[str, str]]:
+    """'a.b' -> both values as texts, of the keys of two configs (from JSON) that differ."""
+    flat = _flat(one), _flat(two)
+    keys = sorted(flat[0].keys() | flat[1].keys())
+    return {
+        key: tuple(repr(f[key]) if key in f else "no such key" for f in flat)
+        for key in keys
+        if flat[0].get(key) != flat[1].get(key)
+    }
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
