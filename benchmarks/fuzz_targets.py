@@ -24,6 +24,7 @@ from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource, splits_of
+from ssp_jax.dry_run import dry_run
 from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import make_estimator
 from ssp_jax.flow.store import add_flow, open_flow
@@ -31,13 +32,14 @@ from ssp_jax.predict.reading import VideoReader
 from ssp_jax.prompts.texts import read_texts, write_text_file
 from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
 from ssp_jax.run_facts import keep_facts, read_facts
-from ssp_jax.run_folder import check_config, check_workdir, write_results
+from ssp_jax.run_folder import check_workdir, write_results
 from ssp_jax.score.__main__ import run as run_score
 from ssp_jax.sharding import make_mesh
 from ssp_jax.train_state import state_maker
 from ssp_jax.weights.folder import load_facts, load_unused, load_weights, save_weights
 from ssp_jax.weights.sources import Source
 from ssp_jax.writers import MetricsWriter
+from tests import tiny_run
 from tests.predict import made_videos
 from tests.tfds_builders import layouts
 from tfds_builders.facts import read_dataset_facts
@@ -323,16 +325,20 @@ def _make_overrides(folder: Path) -> None:
 
 
 def _read_overrides(folder: Path) -> Found:
-    """One override, drawn by what the file was damaged to; there is no number to compare."""
+    """One override, drawn by what the file was damaged to; there is no number to compare.
+
+    As far as a run comes before it needs data: networks are built, but not compiled.
+    """
     content = folder / "override.txt"
     seed = content.read_bytes() if content.is_file() else b""
     if seed:
         rng = random.Random(seed)
-        keys = sorted(_flat_keys(_run_config().to_dict()))
+        keys = sorted(_flat_keys(tiny_run.get_config(kind="ssp").to_dict()))
         key = rng.choice(keys)
         try:
             change = f"--config.{key}={rng.choice(_OVERRIDES)}"
-            check_config(read_config("configs/demo.py:ssp", [change]))
+            config = read_config(f"tests/tiny_run.py:{folder / 'prepared'},ssp", [change])
+            next(dry_run(config, folder / "run"))
         except UserError as error:
             if key.split(".")[-1] not in str(error):
                 raise

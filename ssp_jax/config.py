@@ -133,6 +133,7 @@ def base() -> ConfigDict:
             # Also scored at the end, under sounds that nothing in the picture makes: such of
             # "silence", "noise" and "foreign" (another clip's, of other classes) as are named.
             "negative_sounds": "silence,noise,foreign",
+            "report": True,  # report.html, and what it is made of in each stage's folder
             "save_masks": False,  # predicted masks of the test sets as PNG, for ssp_jax.score
             # Such of the config's stages ("objects", "avs", "avss") as shall run; "avss" alone
             # takes up a finished "avs".

@@ -46,26 +46,39 @@ def read_facts(workdir: Path) -> RunFacts:
     Raises:
       UserError: not a run's folder, of a run of before these facts were kept, or damaged.
     """
-    if not (workdir / "config.json").is_file():
-        raise UserError(
-            f"{workdir}: no run (no config.json); expected the --workdir of python -m ssp_jax.main"
-        )
+    config = run_config(workdir)
     if not (workdir / FACTS).is_file():
         raise UserError(
             f"{workdir}: no {FACTS}, which names its classes. Give the run's own command once "
             "more: it trains nothing twice, and writes that file"
         )
-    content = read_sealed(workdir / "config.json", _REMEDY)
     names = read_sealed(workdir / FACTS, _REMEDY)
     try:
-        config = ConfigDict(_with_tuples(content))
         data = DataSets({}, tuple(names["class_names"]), tuple(names["sound_names"]))
         if (workdir / TOKENISER).exists() or _VOCABULARY in names:
             _check_vocabulary(workdir / _VOCABULARY, names.get(_VOCABULARY))
             config.texts.tokeniser = str(workdir / TOKENISER)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{workdir}: config.json or {FACTS} is damaged ({error})") from error
     return RunFacts(config, data)
+
+
+def run_config(workdir: Path) -> ConfigDict:
+    """The config of a run's folder.
+
+    Raises:
+      UserError: not a run's folder, or damaged.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{workdir}: no run (no config.json); expected the --workdir of python -m ssp_jax.main"
+        )
+    content = read_sealed(path, _REMEDY)
+    try:
+        return ConfigDict(_with_tuples(content))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}). {_REMEDY}") from error
 
 
 def _check_vocabulary(path: Path, expected: str | None) -> None:

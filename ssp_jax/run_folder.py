@@ -1,5 +1,6 @@
 """What a run's folder holds besides its stages: the config it belongs to, and its results."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ _MAY_DIFFER = (
     "stages",
     "max_skipped",
     "negative_sounds",
+    "report",
     "save_masks",
     "mesh.data",
     "mesh.fsdp",
@@ -38,6 +40,19 @@ _MAY_DIFFER = (
     "data.max_bad_clips",
 )
 _OTHER_WORKDIR = "Put a copy back, or use another --workdir"
+_AT_LEAST = {
+    "log_every": 1,
+    "max_skipped": 0,
+    "data.stored_size": 0,
+    "data.frame_size": 0,
+    "data.num_workers": 0,
+    "data.cache_mb": 0,
+    "data.max_bad_clips": 0,
+    "data.frames_per_clip": 0,
+}
+_STAGE_AT_LEAST = dict.fromkeys(
+    ("batch_size", "steps", "eval_every", "num_queries", "max_targets", "accumulate"), 1
+)
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
@@ -61,9 +76,9 @@ def check_config(config: ConfigDict) -> None:
     """Choices that can be judged before any data are prepared.
 
     Raises:
-      UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases, source of mask
-        prompts, flow mask, post-mask, VTA, negative sound or precision of kept features, or an
-        impossible augmentation.
+      UserError: a number below its range, an unknown stage, protocol, size, dtype, schedule, plan
+        of phases, source of mask prompts, flow mask, post-mask, VTA, negative sound or precision of
+        kept features, or an impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
@@ -77,6 +92,12 @@ def check_config(config: ConfigDict) -> None:
     ):
         if value not in known:
             raise UserError(f"config.{key}={value!r}: expected one of {', '.join(known)}")
+    sections = [("", config, _AT_LEAST), *((f"{n}.", config[n], _STAGE_AT_LEAST) for n in names)]
+    for prefix, section, least in sections:
+        for key, lowest in least.items():
+            value = functools.reduce(getattr, key.split("."), section)
+            if value < lowest:
+                raise UserError(f"config.{prefix}{key}={value}: expected {lowest} or more")
     Augment(**config.data.augment.to_dict())
     check_kept_features(config)
     check_choices(**{name: config.flow[name] for name in CHOICES})
@@ -121,11 +142,11 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     """
     path, new = workdir / "config.json", json.loads(config.to_json(sort_keys=True))
     if path.exists():
-        old, new = _flat(read_sealed(path, _OTHER_WORKDIR)), _flat(new)
-        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing := [key for key in differing if key not in _MAY_DIFFER]:
+        differing = differing_keys(read_sealed(path, _OTHER_WORKDIR), new)
+        differing = {key: pair for key, pair in differing.items() if key not in _MAY_DIFFER}
+        if differing:
             shown = ", ".join(
-                f"{key}: {_value(old, key)} there, {_value(new, key)} now" for key in differing[:5]
+                f"{key}: {old} there, {new} now" for key, (old, new) in list(differing.items())[:5]
             )
             raise UserError(
                 f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
@@ -144,8 +165,15 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
 
 
-def _value(flat: dict, key: str) -> str:
-    return repr(flat[key]) if key in flat else "no such key"
+def differing_keys(one: dict, two: dict) -> dict[str, tuple[str, str]]:
+    """'a.b' -> both values as texts, of the keys of two configs (from JSON) that differ."""
+    flat = _flat(one), _flat(two)
+    keys = sorted(flat[0].keys() | flat[1].keys())
+    return {
+        key: tuple(repr(f[key]) if key in f else "no such key" for f in flat)
+        for key in keys
+        if flat[0].get(key) != flat[1].get(key)
+    }
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -24,6 +24,7 @@ _TRAINING = ("ssp_jax.main", "ssp_jax.ablate")
 _LACKING = {
     "ssp_jax.weights": r"(mask2former-swin|vggish|bert-base|REFERENCE|runs/s4/avs|PyTorch)",
     "ssp_jax.prompts": r"(GPU|torch|accelerate)",
+    "ssp_jax.report": r"runs/baseline",
     "ssp_jax.predict": r"(concert\.mp4|runs/demo)",
 }
 

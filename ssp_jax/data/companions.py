@@ -197,6 +197,17 @@ class Companions:
             }
         return self._tokens[words]
 
+    def plain_texts(self, words: str, clips: Sequence[int]) -> list[Texts]:
+        """The texts of some clips of `words` in words, before `config.texts.vary`.
+
+        Raises:
+          UserError: see `read_texts`.
+        """
+        source = self._data.source(words)
+        if self._config.texts.file:
+            return [self._from_file[source.table.uid[clip]] for clip in clips]
+        return [source[clip].texts for clip in clips]
+
 
 def _own_texts(source: ClipSource) -> list[Texts]:
     return [source[index].texts for index in range(len(source))]

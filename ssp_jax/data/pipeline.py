@@ -101,6 +101,7 @@ def eval_batches(
     reference: Reference = "empty",
     seed: int = 0,
     annotated_only: bool = True,
+    clips: Sequence[int] | None = None,
     blank_bad_clips: bool = False,
     num_workers: int = 0,
     num_threads: int = 2,
@@ -120,6 +121,7 @@ def eval_batches(
       beside: flow masks, texts and what stage 1 predicted, of the same source (and sounds).
       reference: of every slot that has one, see `FrameReader.read`; under another sound the truth
         is that nothing sounds.
+      clips: only these, in the source's order.
       blank_bad_clips: a clip that cannot be read has black frames and valid = False; for what is
         predicted of training clips, never for a score.
 
@@ -131,7 +133,10 @@ def eval_batches(
         raise UserError(
             f"sounds: expected own or one of {', '.join(NEGATIVE_SOUNDS)}, got {sounds!r}"
         )
-    order = EvalOrder(_counts(source, annotated_only))
+    counts = _counts(source, annotated_only)
+    if clips is not None:
+        counts = np.where(np.isin(np.arange(len(counts)), clips), counts, 0)
+    order = EvalOrder(counts)
     reader = FrameReader(source, spec, cache if num_workers == 0 else None, beside)
     lenders = _foreign_clips(reader, seed) if sounds == "foreign" else None
     if sounds != "own" and reference == "truth":

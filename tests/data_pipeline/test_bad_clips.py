@@ -63,9 +63,7 @@ def test_others_take_their_place_whatever_reads_and_wherever_it_begins(source, c
 def test_one_more_than_allowed_is_an_error(source):
     with pytest.raises(UserError, match=r"clip -clip0, (frame 2|label map 1): cannot be decoded"):
         take(batches(source), 16)
-    with pytest.raises(
-        UserError, match=r"\. 1 others were left out, as config\.data"
-    ):
+    with pytest.raises(UserError, match=r"\. 1 others were left out, as config\.data"):
         take(batches(source, max_bad_clips=1), 16)
     with pytest.raises(UserError, match="expected 0 or more"):
         batches(source, max_bad_clips=-1)
