@@ -9,6 +9,7 @@ Prints medians, ratios and peak memory (of a process, compilation included). Nee
 `parity`.
 """
 
+import functools
 import json
 import os
 import resource
@@ -25,6 +26,7 @@ _ROWS = flags.DEFINE_list(
     "rows",
     [
         "forward",
+        "evaluation",
         "avs:phase1",
         "avs:phase2",
         "avs:all",
@@ -32,13 +34,14 @@ _ROWS = flags.DEFINE_list(
         "avss:phase2",
         "avss:all",
     ],
-    "forward, or stage:phase.",
+    "forward, evaluation (of AVSS: masks, label maps, mIoU and F), or stage:phase.",
 )
 _FRAMES = flags.DEFINE_integer("frames", 5, "Frames of a batch.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed turns of each, after one that is not.", 1)
 _KEPT = flags.DEFINE_bool(
     "kept_features", True, "Phase 1 reads what the frozen encoder makes of the frames."
 )
+_ACCUMULATE = flags.DEFINE_integer("accumulate", 5, "Parts of the project's batch.", 1)
 _WORKER = flags.DEFINE_string("worker", None, "project or peer: one side of a row, by stdin.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where the sides of a forward pass meet.")
 
@@ -49,7 +52,7 @@ class Side:
     def __init__(self, side: str, row: str, folder: str):
         command = [sys.executable, "-m", "benchmarks.against_pytorch", f"--worker={side}"]
         command += [f"--rows={row}", f"--frames={_FRAMES.value}", f"--folder={folder}"]
-        command += [f"--kept_features={_KEPT.value}"]
+        command += [f"--kept_features={_KEPT.value}", f"--accumulate={_ACCUMULATE.value}"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -80,7 +83,7 @@ def _project(row: str, folder: Path):
     # The other side of a row may have no JAX, nor this one torch.
     import jax
 
-    from benchmarks.full_size import full_size_step, mask2former_forward
+    from benchmarks.full_size import avss_evaluation, full_size_step, mask2former_forward
 
     if row == "forward":
         call, arguments = mask2former_forward(folder / "hub", _FRAMES.value)
@@ -90,10 +93,14 @@ def _project(row: str, folder: Path):
         outputs = compiled(*arguments)
         np.savez(folder / "project.npz", **{k: np.asarray(v) for k, v in outputs.items()})
         return lambda: jax.block_until_ready(compiled(*arguments)), seconds
+    if row == "evaluation":
+        return avss_evaluation(_FRAMES.value), 0.0
     stage, phase = row.split(":")
     # In phase 1 the encoder is frozen: a run with config.data.kept_features computes it once.
     kept = phase == "phase1" and _KEPT.value
-    setup = full_size_step(stage, phase, frames=_FRAMES.value, kept_features=kept)
+    setup = full_size_step(
+        stage, phase, frames=_FRAMES.value, kept_features=kept, accumulate=_ACCUMULATE.value
+    )
     state = setup.state
     start = time.perf_counter()
     compiled = setup.step.lower(state, setup.batch, setup.key, 0).compile()
@@ -127,8 +134,11 @@ def _peer(row: str, folder: Path):
             class_logits=outputs.class_queries_logits.numpy(),
         )
         return run, 0.0
+    if row == "evaluation":
+        return peer.avss_evaluation(random_batch("avss", _FRAMES.value)), 0.0
     stage, phase = row.split(":")
-    return peer.train_step(peer.aavs(stage), phase, random_batch(stage, _FRAMES.value)), 0.0
+    given = peer.inputs(random_batch(stage, _FRAMES.value))
+    return functools.partial(peer.train_step(peer.aavs(stage), phase), given), 0.0
 
 
 def _work() -> None:

@@ -1,6 +1,7 @@
 """A training step of the real sizes, with random weights and frames, for measurements."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ from jax.sharding import AxisType, Mesh
 
 from configs import avss
 from ssp_jax.batch import AVBatch, fake_batch
+from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.kept_features import feature_shapes
 from ssp_jax.models.network import TrainedNetwork
 from ssp_jax.models.ssp import SSP
 from ssp_jax.models.vggish import EMBEDDING
 from ssp_jax.phases import make_phases
+from ssp_jax.protocols import get_protocol
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.train_state import TrainState, split_model
-from ssp_jax.train_step import Loss, make_train_step
+from ssp_jax.train_step import Loss, make_predict, make_train_step
 from ssp_jax.weights.aavs import nested
 from ssp_jax.weights.folder import load_facts, load_weights
 from ssp_jax.weights.importing import import_weights
@@ -87,6 +90,32 @@ def mask2former_forward(folder: Path, frames: int) -> tuple[Callable, tuple]:
         return {name: predictions[name] for name in ("mask_logits", "class_logits")}
 
     return forward, (jax.device_put(params | nested(weights)), batch.normalised())
+
+
+def avss_evaluation(frames: int) -> Callable[[], dict[str, float]]:
+    """Predict and score a batch by `configs/avss.py:aavs`'s stage 2, from host arrays to values."""
+    config, name = avss.get_config("aavs"), "avss"
+    stage, batch = config[name], random_batch(name, frames, reference=True)
+    overrides = {"decoder_adapter": stage.decoder_adapter, "mask_prompt": True}
+
+    def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
+        return TrainedNetwork(
+            _CLASSES[name],
+            size=config.model.size,
+            num_queries=stage.num_queries,
+            num_sounds=0,
+            listen=stage.listen,
+            overrides=overrides,
+            rngs=rngs,
+        )
+
+    graphdef, init = split_model(make_model)
+    mesh = make_mesh()
+    params = jax.jit(init)(jax.random.key(0))
+    predict = make_predict(graphdef, mesh, jax.tree.map(lambda x: x.sharding, params), LABEL_SIZE)
+    evaluator = SegmentationEvaluator(get_protocol(config.protocol), False, _CLASSES[name])
+    put = functools.partial(put_batch, mesh)
+    return lambda: dict(evaluator.run(predict, params, [batch], put))
 
 
 def full_size_step(

@@ -98,7 +98,7 @@ def _time_ours(
     return result, seconds + time.perf_counter() - start, compiling
 
 
-def _numpy_semantic(pred: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def numpy_semantic(pred: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """IoU and F of one frame per class; NaN where the class does not occur."""
     iou, fscore = np.full((2, _NUM_CLASSES), np.nan)
     for c in range(_NUM_CLASSES):
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
     for name, num_frames, stats_of, state, make, score_frame, values in (
         (
             *("AVSS mIoU and F", _AVSS_FRAMES.value, _semantic_stats, SemanticState.empty()),
-            *(_semantic_batch, _numpy_semantic, _numpy_avss_values),
+            *(_semantic_batch, numpy_semantic, _numpy_avss_values),
         ),
         (
             *("S4 mIoU and F", _S4_FRAMES.value, _binary_stats, BinaryState.empty()),

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
 from ssp_jax.models.sizes import SIZES
+from ssp_jax.report.published import AAVS, SSP
 from ssp_jax.run_folder import stage_names
 
 Overrides = Mapping[str, Any]
@@ -46,11 +47,11 @@ def _paper(s4: float, ms3: float, avss: float) -> dict[str, float]:
     return {"s4": s4, "ms3": ms3, "avss": avss}
 
 
-FULL = Row("SSP, full", {}, paper=_paper(85.4, 72.3, 50.1))
+FULL = Row("SSP, full", {}, paper=SSP.miou)
 _CROSS = {"model.vta": "cross_attention"}
 TABLES: dict[str, tuple[Row, ...]] = {
     "method": (
-        Row("AAVS", _NO_PRE | _NO_POST | _NO_TEXT, paper=_paper(83.2, 67.3, 48.5)),
+        Row("AAVS", _NO_PRE | _NO_POST | _NO_TEXT, paper=AAVS.miou),
         Row("+ pre-mask", _NO_POST | _NO_TEXT, paper=_paper(84.1, 69.5, 49.2)),
         Row("+ pre-mask + post-mask", _NO_TEXT, paper=_paper(85.0, 70.2, 49.4)),
         Row("+ text, no VTA", _NO_PRE | _NO_POST | _CROSS, paper=_paper(83.7, 68.1, 48.6)),

@@ -6,7 +6,6 @@
 
 import dataclasses
 import functools
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from ssp_jax.data.frame_walk import Encoder, annotated_frames, encode_frames
+from ssp_jax.data.saved_arrays import array_bytes, read_array
 from ssp_jax.data.source_store import Records, SourceStore
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
@@ -54,7 +54,7 @@ class ClipTokenStore(SourceStore):
         Raises:
           IndexError, UserError: see `SourceStore.read_record`.
         """
-        return self.read_record(clip, _decode)
+        return self.read_record(clip, read_array)
 
 
 def clip_facts(weights: Path) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def add_clip_tokens(
                     f"{part.folder}: clip {part[index].uid}: its tokens do not fit float16. Check "
                     f"{weights}"
                 )
-            yield _encode(record.reshape(-1, *shape))
+            yield array_bytes(record.reshape(-1, *shape))
 
     _records(facts).add(source, facts, records, progress=progress)
 
@@ -153,13 +153,3 @@ def make_encoder(weights: Path) -> Encoder:
         return tokens[:, 1:].reshape(len(frames), side, side, -1).astype("float16")
 
     return lambda frames: np.asarray(encode(params, frames))
-
-
-def _encode(tokens: Float[np.ndarray, "A g g E"]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, tokens, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _decode(record: bytes) -> Float[np.ndarray, "A g g E"]:
-    return np.load(io.BytesIO(record), allow_pickle=False)

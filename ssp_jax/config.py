@@ -133,6 +133,7 @@ def base() -> ConfigDict:
             # Also scored at the end, under sounds that nothing in the picture makes: such of
             # "silence", "noise" and "foreign" (another clip's, of other classes) as are named.
             "negative_sounds": "silence,noise,foreign",
+            "report": True,  # report.html, and what it is made of in each stage's folder
             "save_masks": False,  # predicted masks of the test sets as PNG, for ssp_jax.score
             # Such of the config's stages ("objects", "avs", "avss") as shall run; "avss" alone
             # takes up a finished "avs".
@@ -153,6 +154,9 @@ def base() -> ConfigDict:
                 "frame_size": 384,  # side of the network's input; 0: the protocol's own
                 "num_workers": 0,
                 "cache_mb": 2048,
+                # So many training clips may be left out because they cannot be read; others take
+                # their slots. One more stops the run, and in evaluation each does.
+                "max_bad_clips": 0,
                 # What the encoder makes of the training frames, computed once in the phases that
                 # leave it as it is and kept beside the prepared data: "float32", "float16",
                 # "bfloat16", or "" to go without. A frame takes 8.8 MB in float32 with Swin-B at

@@ -5,9 +5,9 @@
   python -m ssp_jax.main --config=configs/s4.py --config.data_dir=DIR --dry_run
 
 Runs the stages that the config names, each trained, resumed or skipped as its folder says; ends
-with a table, results.json and a picture per test set. The same command goes on after a crash or a
-kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to mend, in one line; 75
-stopped by SIGTERM (preemption), the state saved: run it again.
+with a table, results.json, a report (report.html) and a picture per test set. The same command goes
+on after a crash or a kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to
+mend, in one line; 75 stopped by SIGTERM (preemption), the state saved: run it again.
 """
 
 import logging
@@ -25,6 +25,7 @@ from ssp_jax.command_line import (
 from ssp_jax.dry_run import dry_run
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.processes import is_first
+from ssp_jax.report.page import PAGE
 from ssp_jax.run import run
 
 _DRY_RUN = flags.DEFINE_bool(
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> None:
     if is_first():
         print(format_table(results))
         print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
+        if config.report:
+            print(f"report: {workdir / PAGE}")
 
 
 def cli() -> None:

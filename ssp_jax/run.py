@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import DataSets, check_data_dir, open_datasets
 from ssp_jax.mask_prompts import prompt_by
-from ssp_jax.processes import in_turn
+from ssp_jax.processes import in_turn, is_first
+from ssp_jax.report.harmless import harmless
+from ssp_jax.report.page import write_page
 from ssp_jax.run_facts import keep_facts
 from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
 from ssp_jax.scores import evaluate
@@ -74,6 +76,9 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
         for test, result in evaluate(stage, params[name], brief=brief):
             results[test] = result
             write_results(workdir / "results.json", results)
+        if config.report and not brief and is_first():
+            with harmless(str(workdir)):
+                write_page(workdir)
     return results
 
 

@@ -7,7 +7,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,15 @@ from ml_collections import ConfigDict
 
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.errors import UserError
-from ssp_jax.files import write_whole
+from ssp_jax.json_files import read_sealed, write_sealed
 from ssp_jax.prompts.tokeniser import Tokeniser
+from tfds_builders.facts import sha256_of
 
 FACTS, TOKENISER = "facts.json", "tokeniser"
 # Folders of weights by the section of the config that names them.
 INPUT_WEIGHTS = {"flow": "flow_weights", "clip": "clip_weights"}
+_VOCABULARY = f"{TOKENISER}/tokenizer.json"
+_REMEDY = "Put a copy back, or delete it and give the run's own command once more"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +37,17 @@ class RunFacts:
 
 def keep_facts(workdir: Path, data: DataSets, tokeniser: Tokeniser | None) -> None:
     """Write them into a run's folder, unless they are there. `tokeniser`: of its texts."""
+    if tokeniser is not None and not (workdir / TOKENISER).exists():
+        tokeniser.save(workdir / TOKENISER)
     if not (workdir / FACTS).exists():
-        facts = {
+        names = {
             "class_names": data.class_names,
             "sound_names": data.sound_names,
             "code": code_version(),
         }
-        write_whole(workdir / FACTS, json.dumps(facts, indent=1) + "\n")
-    if tokeniser is not None and not (workdir / TOKENISER).exists():
-        tokeniser.save(workdir / TOKENISER)
+        if (workdir / _VOCABULARY).exists():
+            names[_VOCABULARY] = sha256_of(workdir / _VOCABULARY)
+        write_sealed(workdir / FACTS, names)
 
 
 def code_version() -> str:
@@ -65,20 +69,17 @@ def read_facts(workdir: Path) -> RunFacts:
     Raises:
       UserError: not a run's folder, of a run of before these facts were kept, or damaged.
     """
-    if not (workdir / "config.json").is_file():
-        raise UserError(
-            f"{workdir}: no run (no config.json); expected the --workdir of python -m ssp_jax.main"
-        )
+    config = run_config(workdir)
     if not (workdir / FACTS).is_file():
         raise UserError(
             f"{workdir}: no {FACTS}, which names its classes. Give the run's own command once "
             "more: it trains nothing twice, and writes that file"
         )
-    config = ConfigDict(_with_tuples(_read(workdir / "config.json")))
-    names = _read(workdir / FACTS)
+    names = read_sealed(workdir / FACTS, _REMEDY)
     try:
         data = DataSets({}, tuple(names["class_names"]), tuple(names["sound_names"]))
-        if (workdir / TOKENISER).exists():
+        if (workdir / TOKENISER).exists() or _VOCABULARY in names:
+            _check_vocabulary(workdir / _VOCABULARY, names.get(_VOCABULARY))
             config.texts.tokeniser = str(workdir / TOKENISER)
         for section, folder in INPUT_WEIGHTS.items():
             if (workdir / folder).exists():
@@ -88,14 +89,32 @@ def read_facts(workdir: Path) -> RunFacts:
     return RunFacts(config, data, str(names.get("code", "unknown")))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def run_config(workdir: Path) -> ConfigDict:
+    """The config of a run's folder.
+
+    Raises:
+      UserError: not a run's folder, or damaged.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{workdir}: no run (no config.json); expected the --workdir of python -m ssp_jax.main"
+        )
+    content = read_sealed(path, _REMEDY)
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+        return ConfigDict(_with_tuples(content))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}). {_REMEDY}") from error
+
+
+def _check_vocabulary(path: Path, expected: str | None) -> None:
+    """Another vocabulary would give texts other numbers, and nobody would see it."""
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}). Put a copy back") from error
+    if expected not in (None, found):  # older runs kept none
+        raise UserError(f"{path}: not as it was written, its SHA-256 differs. Put a copy back")
 
 
 def _with_tuples(value: Any) -> Any:

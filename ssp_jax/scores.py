@@ -11,12 +11,17 @@ from ssp_jax.batch import AVBatch
 from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.data.reader import FrameReader
 from ssp_jax.data.sounds import negative_sounds
+from ssp_jax.evaluators.frame_facts import FrameFacts
 from ssp_jax.evaluators.motion import MotionState, motion_state
 from ssp_jax.evaluators.pictures import save_picture
 from ssp_jax.evaluators.robustness import with_g_miou
 from ssp_jax.evaluators.saved_masks import palette_picture, save_masks, soft_masks
 from ssp_jax.evaluators.trivial import most_frequent_class, trivial_predictions
+from ssp_jax.metrics_counts import FrameCounts
 from ssp_jax.processes import is_first
+from ssp_jax.report.clips import add_views
+from ssp_jax.report.harmless import harmless
+from ssp_jax.report.record import make_record, write_record
 from ssp_jax.sharding import own_rows
 from ssp_jax.stage import Stage
 
@@ -24,16 +29,26 @@ from ssp_jax.stage import Stage
 def evaluate(stage: Stage, params: dict, *, brief: bool = False) -> Iterator[tuple[str, dict]]:
     """Scores of every test set: (name, {"miou", "fscore", "foreign_sounds": {...}, ...}).
 
-    `brief` leaves out negative sounds, the picture and the masks.
+    `brief` leaves out negative sounds, the picture, the masks and the report's record; that is
+    made once the consumer has what is yielded.
     """
     for name, words in stage.words["test"].items():
-        result = _with_trivial(stage, params, words)
+        result, state, facts = _scored(stage, params, words)
         if not brief:
             result |= with_g_miou(result, _under_negative_sounds(stage, params, words))
             _save_picture(stage, params, name, words)
             if stage.config.save_masks:
                 _save_masks(stage, params, name, words)
         yield name, result
+        if stage.config.report and not brief:
+            with harmless(f"{stage.name} {name}"):
+                _keep_record(stage, params, make_record(stage, name, words, result, state, facts))
+
+
+def _keep_record(stage: Stage, params: dict, record: dict) -> None:
+    add_views(record, stage, params)
+    if is_first():
+        write_record(stage.folder, record)
 
 
 def _under_negative_sounds(stage: Stage, params: dict, words: str) -> dict[str, dict]:
@@ -67,24 +82,27 @@ def _save_masks(stage: Stage, params: dict, name: str, words: str) -> None:
         save_masks(stage.folder / "masks" / name, batches, pictures, uids, first)
 
 
-def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
-    """Scores; where the data set knows all visible objects and what moves, also those by motion
-    and of predictors that hear nothing."""
+def _scored(stage: Stage, params: dict, words: str) -> tuple[dict, FrameCounts, FrameFacts]:
+    """Scores, and what they are made of; where the data set knows all visible objects and what
+    moves, also those by motion and of predictors that hear nothing."""
     source = stage.data.source(words)
-    if "objects" not in source[0].maps:
-        return stage.score(params, words)
-    frequent = 1 if stage.binary else _frequent_class(stage)
+    all_known = "objects" in source[0].maps
+    frequent = 1 if stage.binary or not all_known else _frequent_class(stage)
     reader, motion = FrameReader(source, stage.spec, stage.cache), MotionState()
-    states = {"": stage.evaluator.empty()}
+    states, facts = {"": stage.evaluator.empty()}, FrameFacts.empty(stage.num_classes)
     with stage.batches(words) as batches:
         for batch in batches:
             placed = stage.put(batch)
             scores = stage.predict(params, placed)
             states[""] = states[""].merge(stage.evaluator.score(scores, placed, batch))
+            predicted = own_rows(placed, scores.argmax(1))
+            if not all_known:
+                facts = facts.add(predicted, batch, batch.flow_mask)
+                continue
             maps = {name: _maps(reader, batch, name) for name in ("objects", "moving")}
+            facts = facts.add(predicted, batch, maps["moving"])
             if stage.binary:
                 maps["objects"] = (maps["objects"] > 0).astype(np.uint8)
-            predicted = own_rows(placed, scores.argmax(1))
             motion = motion.merge(motion_state(predicted, batch.labels, **maps))
             predictions = trivial_predictions(
                 **maps, num_classes=stage.num_classes, frequent_class=frequent
@@ -93,7 +111,8 @@ def _with_trivial(stage: Stage, params: dict, words: str) -> dict:
                 state = stage.evaluator.score_labels(prediction, batch)
                 states[name] = states[name].merge(state) if name in states else state
     results = {name: dict(stage.evaluator.results(state)) for name, state in states.items()}
-    return results.pop("") | dict(motion.over_processes().compute()) | results
+    by_motion = dict(motion.over_processes().compute()) if all_known else {}
+    return results.pop("") | by_motion | results, states[""], facts
 
 
 def _frequent_class(stage: Stage) -> int:

@@ -1,6 +1,7 @@
 """One stage: its data, network, prediction and scores, as its config says."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from ssp_jax.protocols import get_protocol
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.summary import parameter_table
 from ssp_jax.train_state import split_model
-from ssp_jax.train_step import make_predict
+from ssp_jax.train_step import make_mask_prompt, make_predict
 
 # config.<stage>.prompt.source -> what the reference is in prediction, see `FrameReader.read`.
 REFERENCES = {
@@ -199,6 +200,11 @@ class Stage:
             self.graphdef, self.mesh, self.shardings.params, size, self.config.dtype
         )
 
+    @functools.cached_property
+    def mask_prompt(self) -> Callable:
+        """`train_step.make_mask_prompt`; of a stage that is `prompted`."""
+        return make_mask_prompt(self.graphdef, self.mesh, self.shardings.params, self.config.dtype)
+
     def put(self, batch):
         """A host batch on the devices."""
         return put_batch(self.mesh, batch)
@@ -226,8 +232,15 @@ class Stage:
             visual_tokens=self.companions.visual_tokens(words) if self.clip else None,
         )
 
-    def batches(self, words: str, sounds: str = "own") -> Batches:
-        """Evaluation batches of 'benchmark:split' words; `sounds` as in `eval_batches`."""
+    def batches(
+        self,
+        words: str,
+        sounds: str = "own",
+        clips: Sequence[int] | None = None,
+        *,
+        blank_bad_clips: bool = False,
+    ) -> Batches:
+        """Evaluation batches of 'benchmark:split' words; the rest as in `eval_batches`."""
         return eval_batches(
             self.data.source(words),
             self.spec,
@@ -236,6 +249,8 @@ class Stage:
             beside=self.beside(words, (sounds,)),
             reference=REFERENCES[self.stage.prompt.source],
             seed=self.config.seed,
+            clips=clips,
+            blank_bad_clips=blank_bad_clips,
             num_workers=self.config.data.num_workers,
             cache=self.cache,
             process_index=jax.process_index(),

@@ -180,6 +180,7 @@ def training_batches(stage: Stage, features: FeatureStore | None = None) -> Batc
             stage.beside(words, ("own", *augment.negatives)), features=features
         ),
         references=(prompt.truth, prompt.predicted),
+        max_bad_clips=config.data.max_bad_clips,
         num_workers=config.data.num_workers,
         cache=stage.cache,
         process_index=jax.process_index(),

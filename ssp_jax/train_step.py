@@ -279,3 +279,18 @@ def class_scores(
     return segmentation_map(
         predictions["mask_logits"], predictions["class_logits"], batch.frames.shape[1:3], size
     )
+
+
+def make_mask_prompt(
+    graphdef: nnx.GraphDef, mesh: Mesh, param_shardings, dtype: str = "float32"
+) -> Callable[[dict, AVBatch], Float[Array, "N h w"]]:
+    """The jitted mask prompt, 0..1, that the decoder gets in a prediction (method 3.6, 4.2): of
+    (params, batch), for a network built with `mask_prompt`."""
+
+    @jax.jit(
+        in_shardings=(param_shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
+    )
+    def mask_prompt(params: dict, batch: AVBatch):
+        return _run_network(graphdef, params, batch, dtype)[2]["mask_prompt"]
+
+    return mask_prompt

@@ -30,7 +30,7 @@ class MetricsWriter:
         folder.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             last = resume_step, resume_step if evaluated else resume_step - 1
-            lines = self._path.read_text().splitlines()
+            lines = self._path.read_text(errors="replace").splitlines()
             kept = [line for line in lines if _is_kept(line, *last)]
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
@@ -55,10 +55,10 @@ class MetricsWriter:
 
 
 def _is_kept(line: str, last_step: int, last_evaluation: int) -> bool:
-    # A line cut off by a crash is not JSON; it is dropped.
+    # A line cut off by a crash, or damaged, is not JSON; it is dropped.
     try:
         numbers = json.loads(line)
         evaluation = any(name.startswith("val/") for name in numbers)
         return int(numbers["step"]) <= (last_evaluation if evaluation else last_step)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return False

@@ -1,7 +1,11 @@
 """The whole road at a tiny size: prepare, train, resume, evaluate, write."""
 
+import base64
+import io
 import json
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from benchmarks import kills
@@ -19,6 +24,8 @@ from ssp_jax.dry_run import batch_shapes, dry_run
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.init_from import initial_params, read_weights
+from ssp_jax.report import __main__ as report
+from ssp_jax.report.record import read_records
 from ssp_jax.run import open_stages, run
 from ssp_jax.run_folder import check_workdir
 from ssp_jax.score import __main__ as score
@@ -27,6 +34,8 @@ from ssp_jax.stage_training import training_batches
 from ssp_jax.train_state import split_trained
 from ssp_jax.train_step import Loss, make_train_step
 from tests.tiny_run import get_config
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,11 +70,63 @@ def test_writes_results_pictures_and_metrics(whole_run):
     assert f"{100 * results['s4']['miou']:.1f} / {100 * results['s4']['fscore']:.1f}" in table
 
 
-def test_a_finished_run_is_not_done_again(whole_run, prepared):
+def test_the_report_tells_what_the_evaluation_saw(whole_run):
+    workdir, results = whole_run
+    page, records = (workdir / "report.html").read_text(), read_records(workdir)
+    assert set(records) == set(results)
+    for name, record in records.items():
+        assert f"{100 * results[name]['miou']:.1f} / {100 * results[name]['fscore']:.1f}" in page
+        assert sum(clip["count"] for clip in record["clips"]) == record["num_frames"]
+        pixels = np.array(record["confusion"]["pixels"])
+        assert pixels.sum() == record["num_frames"] * 224**2
+        activated = pixels[:, 1:].sum() / pixels.sum()
+        assert activated == pytest.approx(results[name]["activated"])
+        scores = {clip["clip"]: clip["iou"] for clip in record["clips"] if clip["sounding"]}
+        shown = [(view["rank"], scores[view["clip"]]) for view in record["views"]]
+        assert len(shown) == min(9, len(scores)) == len({v["clip"] for v in record["views"]})
+        best = [iou for rank, iou in shown if rank == "best"]
+        assert best == sorted(scores.values(), reverse=True)[:3]
+        assert all(iou <= best[-1] for rank, iou in shown if rank != "best")
+        titles = [strip["title"] for strip in record["views"][0]["strips"]]
+        assert titles == ["frame", "mask prompt", "truth", "prediction", "sound"]
+    classes = records["avss"]["classes"]
+    total = sum(row["iou"] for row in classes) / len(records["avss"]["confusion"]["names"])
+    assert total == pytest.approx(results["avss"]["miou"])
+    _, sound = records["s4"]["views"][0]["sound"]
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+    assert len(samples) / rate == pytest.approx(5, abs=0.2)
+
+
+def test_two_runs_side_by_side(whole_run, tmp_path):
+    workdir, other = whole_run[0], tmp_path / "other"
+    shutil.copytree(workdir, other, ignore=shutil.ignore_patterns("compiled", "masks"))
+    path = other / "avs/report/s4.json"
+    record = json.loads(path.read_text())
+    better, worse = record["clips"][0], record["clips"][1]
+    better["iou"], worse["iou"] = better["iou"] + 0.5, worse["iou"] - 0.5
+    path.write_text(json.dumps(record))
+    page = report.run([str(workdir), str(other), "--clips=1"]).read_text()
+    ahead, behind = page.split("s4: clips where")[1:]
+    assert f"<h3>{better['uid']}</h3>" in ahead
+    assert f"<h3>{worse['uid']}</h3>" in behind
+    for part in (ahead, behind):
+        assert part.count("<figcaption>prediction: ") == 2
+        predicted = re.findall('<figcaption>prediction: .*?src="(.*?)"', part)
+        assert predicted[0] == predicted[1]  # both have the same parameters
+
+
+def test_a_finished_run_is_not_done_again(whole_run, prepared, monkeypatch, caplog):
     workdir, results = whole_run
     before = (workdir / "avs/metrics.jsonl").read_bytes()
+
+    def fail(*_):
+        raise ValueError("no pictures today")
+
+    monkeypatch.setattr("ssp_jax.scores.add_views", fail)
     assert run(get_config(prepared), workdir) == results
     assert (workdir / "avs/metrics.jsonl").read_bytes() == before
+    # A report that fails takes nothing with it.
+    assert "no pictures today" in caplog.text
 
 
 def test_killed_runs_end_as_one_left_alone(whole_run, prepared, tmp_path):

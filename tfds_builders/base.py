@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from ssp_jax.errors import UserError
 from tfds_builders.facts import (
     DatasetFacts,
+    clips_digest,
     read_dataset_facts,
     write_dataset_facts,
 )
@@ -200,6 +202,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             class_names=tuple(class_names),
             sound_names=tuple(sound_names),
             splits={s: sum(len(x.uids) for x in split) for s, split in shards.items()},
+            clips={s: clips_digest(u for x in part for u in x.uids) for s, part in shards.items()},
             frame_size=self.options.frame_size,
             identity=self.identity(),
             files=self.files_fingerprint(),
@@ -294,13 +297,26 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if self.USE_PROCESSES:
             # Fresh processes: the parent may run JAX, whose threads do not survive a fork.
             context = multiprocessing.get_context("spawn")
-            executor = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+            executor = concurrent.futures.ProcessPoolExecutor(
+                workers, mp_context=context, initializer=_end_with_parent
+            )
         else:
             executor = concurrent.futures.ThreadPoolExecutor(workers)
         try:
             yield executor
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker process: one that was killed takes its workers along, who would else wait for it
+    for ever with their results."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def prepare_dataset(builder: ClipBuilder) -> Path:
@@ -311,9 +327,15 @@ def prepare_dataset(builder: ClipBuilder) -> Path:
 
     Raises:
       UserError: something is wrong with the source (every problem is listed), the target holds
-        another data set, or it cannot be written.
+        another data set, or it cannot be written; a script without a guard.
     """
     target = Path(builder.data_dir)
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker that is being started reads the script anew; it would wait for its parent's lock.
+        raise UserError(
+            f"{target}: prepared by a script that has no if __name__ == '__main__': around what it "
+            "does, which the worker processes need. Put that there"
+        )
     try:
         staging = Staging(target)
         with staging.lock():
@@ -325,6 +347,11 @@ def prepare_dataset(builder: ClipBuilder) -> Path:
                     shutil.rmtree(stale)
                 builder.download_and_prepare()
             staging.remove()
+    except concurrent.futures.BrokenExecutor as error:
+        raise UserError(
+            f"{target}: a worker process ended, perhaps for want of memory; its last words "
+            "are above. Finished clips are kept: run the same command again"
+        ) from error
     except OSError as error:
         raise UserError(
             f"{target}: cannot be written ({error}). Finished clips are kept; once there is room or"

@@ -207,7 +207,7 @@ class FrameReader:
         Raises:
           UserError: an image cannot be decoded; names data set, clip and frame.
         """
-        clip = _Once(self.source, index)
+        clip = self._clip(index)
         annotated = np.array([s < self.table.num_annotated[index] for s in seconds], bool)
         size = self.spec.label_size
         blank = np.zeros((size, size), np.uint8)
@@ -321,6 +321,9 @@ class FrameReader:
             "sounds_known": np.zeros(count, bool),
         }
 
+    def _clip(self, index: int) -> "_Once":
+        return _Once(self.source, index, self.table.uid[index])
+
     def _kept(self, what: tuple, make: Callable[[], tuple[np.ndarray, ...]]):
         if self._cache is None:
             return make()
@@ -346,6 +349,11 @@ class FrameReader:
                 heard = sounds.label_sounds(labels, spec.class_names, spec.sound_names)
             if spec.labels_from != "labels":
                 labels = _further_map(clip.value, spec.labels_from, second)
+            if not spec.binary and spec.class_names and labels.max() >= len(spec.class_names):
+                raise UserError(
+                    f"{where}: class index {labels.max()}, but there are {len(spec.class_names)} "
+                    "classes. Prepare the data set again"
+                )
             labels = transforms.resize_labels(labels, spec.label_size, spec.label_rule)
             return (labels > 0).astype(np.uint8) if spec.binary else labels, heard
 
@@ -361,6 +369,11 @@ class FrameReader:
             if maps is None:
                 return (np.zeros((int(self.table.num_frames[index]), size, size), np.uint8),)
             resized = [transforms.resize_labels(one, size) for one in maps.read(index)]
+            if second >= len(resized):
+                raise UserError(
+                    f"{self.source.name}: clip {self.table.uid[index]}: {len(resized)} maps of its "
+                    f"{name}, too few. Delete that folder; the same command makes them again"
+                )
             return (np.stack(resized),)
 
         return self._kept((name, maps, index), make)[0][second]
@@ -385,7 +398,7 @@ class FrameReader:
             none = np.zeros((len(seconds), len(self.spec.sound_names)), np.float32)
             return windows, none, np.ones(len(seconds), bool)
         if heard.lender is not None:
-            clip, index = _Once(self.source, heard.lender), heard.lender
+            clip, index = self._clip(heard.lender), heard.lender
         return self._windows(clip, index, num_frames), *self._sounds(clip, index, seconds)
 
     def _windows(
@@ -415,12 +428,18 @@ class FrameReader:
 class _Once:
     """A clip that is read on first use, if at all (a cache may hold all that is needed)."""
 
-    def __init__(self, source: ClipSource, index: int):
-        self._source, self._index = source, index
+    def __init__(self, source: ClipSource, index: int, uid: str):
+        self._source, self._index, self._uid = source, index, uid
 
     @functools.cached_property
     def value(self) -> Clip:
-        return self._source[self._index]
+        clip = self._source[self._index]
+        if clip.uid != self._uid:
+            raise UserError(
+                f"{clip.where}: clip {clip.uid} where {self._uid} was; its files were exchanged. "
+                "Copy the data set again, or delete it and prepare it again"
+            )
+        return clip
 
 
 def _further_map(clip: Clip, name: str, second: int) -> UInt8[np.ndarray, "h w"]:

@@ -21,6 +21,10 @@ class MotionState:
     still_sounding_found: int = 0
     moving_silent: int = 0
     moving_silent_taken: int = 0
+    moving_sounding: int = 0
+    moving_sounding_found: int = 0
+    still_silent: int = 0
+    still_silent_taken: int = 0
 
     def merge(self, other: "MotionState") -> "MotionState":
         """Both together."""
@@ -34,11 +38,14 @@ class MotionState:
         return MotionState(*counts.sum(0).tolist())
 
     def compute(self) -> Iterator[tuple[str, float]]:
-        """(name, share): how much of the sounding, still objects was found with the right class;
-        how much of the moving, silent ones was taken for sounding. NaN where there are none."""
+        """(name, share): how much of the sounding objects, still and moving, was found with the
+        right class; how much of the silent ones was taken for sounding. NaN where there are
+        none."""
         for name, hit in (
             ("still_sounding", "still_sounding_found"),
             ("moving_silent", "moving_silent_taken"),
+            ("moving_sounding", "moving_sounding_found"),
+            ("still_silent", "still_silent_taken"),
         ):
             count = getattr(self, name)
             yield hit, getattr(self, hit) / count if count else float("nan")
@@ -56,11 +63,14 @@ def motion_state(
       prediction, labels: class per pixel, 0 background. objects: class of every visible object,
         sounding or not. moving: not 0 where that object moves.
     """
-    still_sounding = (labels > 0) & (moving == 0)
-    moving_silent = (labels == 0) & (objects > 0) & (moving != 0)
-    return MotionState(
-        int(still_sounding.sum()),
-        int((still_sounding & (prediction == labels)).sum()),
-        int(moving_silent.sum()),
-        int((moving_silent & (prediction > 0)).sum()),
-    )
+    sounding, silent = labels > 0, (labels == 0) & (objects > 0)
+    found, taken, moves = prediction == labels, prediction > 0, moving != 0
+    counts = []
+    for where, hit in (
+        (sounding & ~moves, found),
+        (silent & moves, taken),
+        (sounding & moves, found),
+        (silent & ~moves, taken),
+    ):
+        counts += [int(where.sum()), int((where & hit).sum())]
+    return MotionState(*counts)

@@ -1,14 +1,14 @@
 """Results as a table for the console."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-_SOUNDS = {
+SOUNDS = {
     "this model": "",
     "this model, silence": "silence",
     "this model, white noise": "noise",
     "this model, foreign sounds": "foreign_sounds",
 }
-_ROWS = _SOUNDS | {
+PREDICTORS = SOUNDS | {
     "nothing": "nothing",
     "everything": "everything",
     "every moving object (oracle)": "moving",
@@ -23,19 +23,26 @@ def format_table(results: Mapping[str, Mapping]) -> str:
 
 def _score_table(results: Mapping[str, Mapping]) -> str:
     rows = [["", *(f"{name} mIoU / F" for name in results)]]
-    rows += _rows(_ROWS, results, ("miou", "fscore"))
+    rows += score_rows(PREDICTORS, results, ("miou", "fscore"))
     return _aligned(rows)
 
 
 def _robustness_table(results: Mapping[str, Mapping]) -> str:
     """Share of activated pixels and G-mIoU in per cent, under each sound."""
     rows = [["", *(f"{name} activated / G-mIoU" for name in results)]]
-    rows += _rows(_SOUNDS, results, ("activated", "g_miou"))
+    rows += score_rows(SOUNDS, results, ("activated", "g_miou"))
     return _aligned(rows) if len(rows) > 2 else ""
 
 
-def _rows(titles: Mapping[str, str], results: Mapping[str, Mapping], keys: Sequence[str]):
-    """A row per title that has scores: title -> key of the scores in a result, "" for its own."""
+def score_rows(
+    titles: Mapping[str, str], results: Mapping[str, Mapping], keys: Sequence[str]
+) -> Iterator[list[str]]:
+    """A row per title that has scores, in per cent.
+
+    Args:
+      titles: title -> key of its scores in a result, "" for those of the result itself. results: a
+        column per test set.
+    """
     for title, key in titles.items():
         scores = [result.get(key, {}) if key else result for result in results.values()]
         cells = [" / ".join(f"{100 * s[k]:.1f}" for k in keys if k in s) for s in scores]

@@ -13,6 +13,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.hub.published import read_published, write_published
 from ssp_jax.hub.remote import open_source, repository, upload
+from ssp_jax.run_facts import read_facts
 from ssp_jax.weights.folder import check_new
 
 _PUSH = """\
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ssp_jax.hub",
         description=__doc__,
-        epilog=f"{_PUSH_EXAMPLES}\n{_PULL_EXAMPLES.partition(chr(10))[2]}",
+        epilog="\n".join([_PUSH_EXAMPLES, *_PULL_EXAMPLES.splitlines()[1:]]),
         **raw,
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -73,6 +74,7 @@ def run(argv: Sequence[str] | None = None) -> str:
     flags = _parser().parse_args(argv)
     if flags.command == "pull":
         return _pull(flags.source, flags.out, round(flags.max_gb * 1e9))
+    read_facts(flags.run)  # before any folder is made
     found = repository(flags.to)
     if found is None:
         with whole_folder(check_new(flags.to)) as folder:

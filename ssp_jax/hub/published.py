@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 from ssp_jax.errors import UserError
 from ssp_jax.hub.card import model_card
 from ssp_jax.init_from import is_trained, read_weights
+from ssp_jax.json_files import write_sealed
 from ssp_jax.predict.checkpoint import NAMES, stages_of_run
 from ssp_jax.run_facts import FACTS, INPUT_WEIGHTS, TOKENISER, read_facts
-from ssp_jax.run_folder import STAGES
+from ssp_jax.run_folder import STAGES, read_results
 from ssp_jax.weights import folder as weight_folder
 from ssp_jax.weights.folder import load_facts, save_weights
 from tfds_builders.prepare import GENERATED
@@ -67,9 +68,9 @@ def write_published(run: Path, folder: Path, name: str, licence: str | None) -> 
     for file in (FACTS, RESULTS):
         if (run / file).exists():
             shutil.copyfile(run / file, folder / file)
-    results = json.loads((run / RESULTS).read_text()) if (run / RESULTS).exists() else {}
+    results = read_results(run / RESULTS) if (run / RESULTS).exists() else {}
     config = without_paths(config)
-    (folder / CONFIG).write_text(config.to_json(sort_keys=True, indent=1))
+    write_sealed(folder / CONFIG, json.loads(config.to_json()))
     (folder / CARD).write_text(model_card(name, config, sizes, results, facts.code, licence))
 
 
@@ -155,7 +156,7 @@ def read_published(
             raise UserError(f"{name}: {target.stat().st_size} bytes came, {size} were announced")
     try:
         config = without_paths(read_facts(folder).config)
-        (folder / CONFIG).write_text(config.to_json(sort_keys=True, indent=1))
+        write_sealed(folder / CONFIG, json.loads(config.to_json()))
         stages_of_run(folder)
     except UserError as error:
         raise UserError(str(error).replace(f"{folder}/", "").replace(str(folder), "it")) from error

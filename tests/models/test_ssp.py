@@ -10,6 +10,8 @@ from ssp_jax.models.adapters import Adapter, apply_layer
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import SSP, segmentation_map
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 TINY = {
     "embed_dim": 8,
     "depths": (1, 1, 2, 1),

@@ -130,6 +130,7 @@ def test_strangers_files_stay_data(command, published, tmp_path):
     shutil.copytree(published, bad)
     (bad / "avs" / "weights.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     config = json.loads((bad / "config.json").read_text())
+    config.pop("sha256")
     config["texts"]["tokeniser"] = config["avss"]["prompt"]["stage1"] = "/etc"
     config["flow"]["weights"] = config["data_dir"] = "../../secret"
     (bad / "config.json").write_text(json.dumps(config))
@@ -164,6 +165,7 @@ def test_who_used_the_data_of_others_names_a_licence(command, published, tmp_pat
     run = tmp_path / "run"
     shutil.copytree(published, run)
     config = json.loads((run / "config.json").read_text())
+    config.pop("sha256")
     config["init_from"] = "/home/me/weights/mask2former,/home/me/weights/vggish"
     (run / "config.json").write_text(json.dumps(config))
     status, _, error = command("push", run, f"--to={tmp_path / 'out'}")

@@ -3,6 +3,10 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -29,6 +33,49 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "out"
     export(folder, "tiny", progress=False)
     return folder
+
+
+_SCRIPT = """
+from tfds_builders.prepare import prepare
+prepare("builtin_tiny", None, "prepared", progress=False)
+"""
+
+
+def test_a_script_without_guard_is_told_so(tmp_path):
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 1
+    assert "has no if __name__ == '__main__':" in done.stderr
+    assert "UserError" in done.stderr.splitlines()[-1]
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    command = [sys.executable, "-m", "tfds_builders.prepare", "--benchmark=builtin_tiny"]
+    process = subprocess.Popen([*command, f"--prepared_dir={tmp_path}"], start_new_session=True)
+
+    def of_session():
+        return [n for n in os.listdir("/proc") if n.isdigit() and _session(n) == process.pid]
+
+    # Itself, the resource tracker and at least one worker that has begun.
+    while not list(tmp_path.rglob("*.tmp*")) and process.poll() is None:
+        time.sleep(0.01)
+    assert len(of_session()) > 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while of_session() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert of_session() == []
+
+
+def _session(number):
+    try:
+        return os.getsid(int(number))
+    except ProcessLookupError:
+        return None
 
 
 def _pixels(encoded):

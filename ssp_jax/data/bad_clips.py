@@ -1,0 +1,92 @@
+"""Training clips that cannot be read: others take their place, up to a number of them.
+
+What takes a clip's place is decided by seed, epoch and clip alone, as all that a batch holds. So
+batches stay full, and the same on every number of workers and after a restart, as long as the same
+clips are bad.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from ssp_jax.data.order import Visit
+from ssp_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+_STREAM = 7  # of random numbers, apart from those of `order` and `pipeline`
+
+
+class Replacer:
+    """Reads visits; another clip's where one cannot be read."""
+
+    def __init__(self, read: Callable[[Visit], Any], counts: np.ndarray, seed: int, limit: int):
+        """`counts`: usable frames of the clips. `limit`: of bad clips in one batch; 0: none."""
+        self._read, self._counts, self._seed, self._limit = read, counts, seed, limit
+
+    def __call__(self, visits: Iterable[Visit]) -> tuple[list[Any], dict[int, str]]:
+        """(what fills the visits' slots, in order; bad clip -> why).
+
+        Raises:
+          UserError: of the first bad clip beyond the limit.
+        """
+        parts, bad = [], {}
+        for visit in visits:
+            parts += self._filled(visit, bad)
+        return parts, bad
+
+    def _filled(self, visit: Visit, bad: dict[int, str]) -> list[Any]:
+        parts, left = [], len(visit.seconds)
+        for instead in self._candidates(visit):
+            count = min(left, len(instead.seconds))
+            part = Visit(instead.epoch, instead.clip, instead.seconds[:count])
+            try:
+                parts.append(self._read(part))
+            except UserError as error:
+                bad[part.clip] = str(error)
+                if len(bad) > self._limit:
+                    raise _too_many(error, self._limit) from error
+                continue
+            left -= count
+            if not left:
+                break
+        return parts
+
+    def _candidates(self, visit: Visit) -> Iterable[Visit]:
+        yield visit
+        rng = np.random.default_rng([self._seed, visit.epoch, _STREAM, visit.clip])
+        for clip in map(int, rng.permutation(np.flatnonzero(self._counts))):
+            if clip != visit.clip:
+                order = rng.permutation(int(self._counts[clip]))[: len(visit.seconds)]
+                yield Visit(visit.epoch, clip, tuple(sorted(order.tolist())))
+        raise UserError("too few training clips can be read to fill a batch")
+
+
+def _too_many(why: UserError | str, limit: int) -> UserError:
+    left_out = f". {limit} others were left out, as config.data.max_bad_clips={limit} allows"
+    return UserError(f"{why}{left_out if limit else ''}")
+
+
+class Tally:
+    """The bad clips of a training so far, in this process."""
+
+    def __init__(self, limit: int):
+        """`limit`: so many may be left out."""
+        self._limit, self.clips = limit, set()
+
+    def add(self, bad: dict[int, str]) -> None:
+        """Bad clips of one batch, with why.
+
+        Raises:
+          UserError: they are more than may be left out.
+        """
+        for clip, why in bad.items():
+            if clip in self.clips:
+                continue
+            if len(self.clips) == self._limit:
+                raise _too_many(why, self._limit)
+            self.clips.add(clip)
+            _LOG.warning(
+                "training clip left out, %d of at most %d: %s", len(self.clips), self._limit, why
+            )

@@ -1,0 +1,1 @@
+"""A report: `record` and `clips` keep what an evaluation saw, `page` and `comparison` show it."""
