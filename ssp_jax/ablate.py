@@ -1,5 +1,7 @@
 """Which part helps: python -m ssp_jax.ablate --config=configs/demo.py:ssp --seeds=3
 
+  python -m ssp_jax.ablate --config=configs/s4.py --config.data_dir=DIR --tables=method --seeds=1
+
 Trains every row of the tables (ablation_rows.py) with every seed, all from the same weights;
 selects on validation, reports test. Rows that are done are not done again, one that was interrupted
 goes on; ends with tables in Markdown, JSON and a plot.

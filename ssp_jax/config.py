@@ -140,6 +140,9 @@ def base() -> ConfigDict:
             "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
             "log_every": 25,
+            # Where the numbers of a training go besides metrics.jsonl: "tensorboard", "wandb",
+            # both with a comma between, or "".
+            "trackers": "tensorboard",
             # So many steps of a stage may go by without effect because their loss, gradient or new
             # parameters are not finite; one more stops the run.
             "max_skipped": 0,

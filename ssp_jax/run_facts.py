@@ -1,10 +1,13 @@
 """What a run's stages need, besides their parameters, to predict where the training data are not.
 
-`facts.json` (names of classes and sounds) and, for networks that read texts, `tokeniser/`, in the
-run's folder beside its config.
+`facts.json` (names of classes and sounds, version of the code) and, for networks that read texts,
+`tokeniser/`, in the run's folder beside its config. In one of `ssp_jax.hub` also the weight folders
+`flow_weights/` and `clip_weights/`, where its inputs need them.
 """
 
 import dataclasses
+import importlib.metadata
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,19 @@ from ssp_jax.prompts.tokeniser import Tokeniser
 from tfds_builders.facts import sha256_of
 
 FACTS, TOKENISER = "facts.json", "tokeniser"
+# Folders of weights by the section of the config that names them.
+INPUT_WEIGHTS = {"flow": "flow_weights", "clip": "clip_weights"}
 _VOCABULARY = f"{TOKENISER}/tokenizer.json"
 _REMEDY = "Put a copy back, or delete it and give the run's own command once more"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """A run's config, and data sets that tell names but hold no clips."""
+    """A run's config, data sets that tell names but hold no clips, and the code's version."""
 
     config: ConfigDict
     data: DataSets
+    code: str
 
 
 def keep_facts(workdir: Path, data: DataSets, tokeniser: Tokeniser | None) -> None:
@@ -34,10 +40,27 @@ def keep_facts(workdir: Path, data: DataSets, tokeniser: Tokeniser | None) -> No
     if tokeniser is not None and not (workdir / TOKENISER).exists():
         tokeniser.save(workdir / TOKENISER)
     if not (workdir / FACTS).exists():
-        names = {"class_names": data.class_names, "sound_names": data.sound_names}
+        names = {
+            "class_names": data.class_names,
+            "sound_names": data.sound_names,
+            "code": code_version(),
+        }
         if (workdir / _VOCABULARY).exists():
             names[_VOCABULARY] = sha256_of(workdir / _VOCABULARY)
         write_sealed(workdir / FACTS, names)
+
+
+def code_version() -> str:
+    """'0.1.0', with the commit where this is a git checkout ('-dirty' where it was changed)."""
+    version, root = importlib.metadata.version("ssp-jax"), Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return version
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}, commit {found.stdout.strip()}"
 
 
 def read_facts(workdir: Path) -> RunFacts:
@@ -58,9 +81,12 @@ def read_facts(workdir: Path) -> RunFacts:
         if (workdir / TOKENISER).exists() or _VOCABULARY in names:
             _check_vocabulary(workdir / _VOCABULARY, names.get(_VOCABULARY))
             config.texts.tokeniser = str(workdir / TOKENISER)
+        for section, folder in INPUT_WEIGHTS.items():
+            if (workdir / folder).exists():
+                config[section].weights = str(workdir / folder)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{workdir}: config.json or {FACTS} is damaged ({error})") from error
-    return RunFacts(config, data)
+    return RunFacts(config, data, str(names.get("code", "unknown")))
 
 
 def run_config(workdir: Path) -> ConfigDict:

@@ -22,6 +22,7 @@ from ssp_jax.optim import make_schedule
 from ssp_jax.phases import plan_phases
 from ssp_jax.processes import is_first
 from ssp_jax.protocols import get_protocol
+from ssp_jax.trackers import tracker_names
 from ssp_jax.train_step import DTYPES
 
 # In the order they run: what is visible, where it sounds, what sounds.
@@ -33,6 +34,7 @@ _MAY_DIFFER = (
     "negative_sounds",
     "report",
     "save_masks",
+    "trackers",
     "mesh.data",
     "mesh.fsdp",
     "data.num_workers",
@@ -77,12 +79,13 @@ def check_config(config: ConfigDict) -> None:
 
     Raises:
       UserError: a number below its range, an unknown stage, protocol, size, dtype, schedule, plan
-        of phases, source of mask prompts, flow mask, post-mask, VTA, negative sound or precision of
-        kept features, or an impossible augmentation.
+        of phases, source of mask prompts, flow mask, post-mask, VTA, negative sound, tracker or
+        precision of kept features, or an impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
     negative_sounds(config.negative_sounds)
+    tracker_names(config.trackers)
     for key, value, known in (
         ("model.size", config.model.size, SIZES),
         ("dtype", config.dtype, DTYPES),
