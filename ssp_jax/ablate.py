@@ -1,5 +1,7 @@
 """Which part helps: python -m ssp_jax.ablate --config=configs/demo.py:ssp --seeds=3
 
+  python -m ssp_jax.ablate --config=configs/s4.py --config.data_dir=DIR --tables=method --seeds=1
+
 Trains every row of the tables (ablation_rows.py) with every seed, all from the same weights;
 selects on validation, reports test. Rows that are done are not done again, one that was interrupted
 goes on; ends with tables in Markdown, JSON and a plot.
@@ -27,7 +29,13 @@ from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summar
 from ssp_jax.files import write_whole
 from ssp_jax.processes import in_turn, is_first
 from ssp_jax.run import keep_compiled, rescore, run
-from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
+from ssp_jax.run_folder import (
+    check_config,
+    check_workdir,
+    read_results,
+    stage_names,
+    write_results,
+)
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each row.", lower_bound=1)
 _TABLES = flags.DEFINE_list("tables", list(TABLES), f"Of {', '.join(TABLES)}.")
@@ -99,7 +107,7 @@ def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[
     path = folder / "results.json"
     if path.exists():
         in_turn(lambda: check_workdir(config, folder))
-        results = json.loads(path.read_text())
+        results = read_results(path)
         if wanted <= results.keys():
             return {name: results[name] for name in sorted(wanted)}
     _LOG.info("%s, seed %d", row.title, seed)

@@ -15,8 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from ssp_jax.checksums import array_checksums, is_sealed, seal
+from ssp_jax.checksums import array_checksums
 from ssp_jax.errors import UserError
+from ssp_jax.json_files import is_sealed, seal
 from ssp_jax.train_state import path_name
 
 _LIST = "arrays"
@@ -74,7 +75,10 @@ def read_on_host(manager: ocp.CheckpointManager, step: int, name: str) -> dict[s
       Damaged: it is not as it was written.
     """
     facts, stored = read_facts(manager, step), _metadata(manager, step, name)
-    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+    try:
+        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+    except (MemoryError, ValueError, TypeError) as error:
+        raise Damaged(first_line(error)) from error
     tree = _restore(manager, step, name, ocp.args.StandardRestore(target))
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {path_name(path): np.asarray(leaf) for path, leaf in leaves}

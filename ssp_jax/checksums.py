@@ -1,15 +1,11 @@
-"""Checksums of arrays, however they are spread over devices, and of JSON objects."""
+"""Checksums of arrays, however they are spread over devices."""
 
-import hashlib
-import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ssp_jax.train_state import path_name
-
-_SEAL = "sha256"
 
 
 def array_checksums(tree: Any) -> dict[str, str]:
@@ -36,17 +32,3 @@ def _checksum(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
     place = jax.lax.iota(jnp.uint32, bits.size)
     one, two = place * jnp.uint32(2654435761), (place + 1) * jnp.uint32(2246822519)
     return tuple(jnp.sum((bits ^ x) * (x | 1), dtype=jnp.uint32) for x in (one, two))
-
-
-def seal(facts: dict[str, Any]) -> dict[str, Any]:
-    """The JSON object with its own checksum in it."""
-    return facts | {_SEAL: _digest(facts)}
-
-
-def is_sealed(facts: dict[str, Any]) -> bool:
-    """Whether the object is as `seal` left it."""
-    return facts.get(_SEAL) == _digest({k: v for k, v in facts.items() if k != _SEAL})
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -140,6 +140,9 @@ def base() -> ConfigDict:
             "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
             "log_every": 25,
+            # Where the numbers of a training go besides metrics.jsonl: "tensorboard", "wandb",
+            # both with a comma between, or "".
+            "trackers": "tensorboard",
             # So many steps of a stage may go by without effect because their loss, gradient or new
             # parameters are not finite; one more stops the run.
             "max_skipped": 0,
@@ -151,6 +154,9 @@ def base() -> ConfigDict:
                 "frame_size": 384,  # side of the network's input; 0: the protocol's own
                 "num_workers": 0,
                 "cache_mb": 2048,
+                # So many training clips may be left out because they cannot be read; others take
+                # their slots. One more stops the run, and in evaluation each does.
+                "max_bad_clips": 0,
                 # What the encoder makes of the training frames, computed once in the phases that
                 # leave it as it is and kept beside the prepared data: "float32", "float16",
                 # "bfloat16", or "" to go without. A frame takes 8.8 MB in float32 with Swin-B at

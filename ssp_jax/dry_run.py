@@ -113,7 +113,7 @@ def _counts(stage: Stage, words: str) -> Iterator[str]:
         lacking = lacking_clip_tokens(source, Path(config.clip.weights))
         yield _to_do("CLIP's tokens", lacking, len(source))
     if stage.reads_texts and config.texts.file:
-        pairs = stage.companions.text_pairs(words)
+        pairs = stage.companions.plain_texts(words, range(len(source)))
         yield f"texts of {sum(pair != NO_TEXTS for pair in pairs)} from {config.texts.file}"
     elif stage.reads_texts:
         yield "texts its own" if source[0].texts != NO_TEXTS else "no texts"

@@ -20,6 +20,11 @@ from ssp_jax.weights.folder import is_weight_folder, load_weights
 _LOG = logging.getLogger(__name__)
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether a stage's folder has parameters: checkpoints, or weights of `ssp_jax.hub`."""
+    return (folder / "checkpoints").is_dir() or is_weight_folder(folder)
+
+
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """Parameters by path name of a weight folder, a stage's folder or a run's folder.
 
@@ -29,7 +34,9 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     if is_weight_folder(folder):
         return load_weights(folder)
     places = (folder, *(folder / stage for stage in STAGES))
-    trained = [place for place in places if (place / "checkpoints").is_dir()]
+    trained = [place for place in places if is_trained(place)]
+    if len(trained) == 1 and is_weight_folder(trained[0]):
+        return load_weights(trained[0])
     if len(trained) == 1:
         return read_best(trained[0] / "checkpoints")
     if trained:

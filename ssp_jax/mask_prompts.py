@@ -93,7 +93,10 @@ class Stage1Masks:
         counts = self.stage.data.source(words).table.num_annotated
         starts = np.concatenate([[0], np.cumsum(counts)])
         predict, pending, clip = self._soft_masks(), [], first
-        with self.stage.batches(words, sounds) as batches:
+        # A training may leave clips out, a score never.
+        trains = words in self.stage.words["train"].values()
+        blank = trains and self.stage.config.data.max_bad_clips > 0
+        with self.stage.batches(words, sounds, blank_bad_clips=blank) as batches:
             batches.set_state({"next_batch": int(starts[first]) // self.stage.stage.batch_size})
             todo = range(batches.get_state()["next_batch"], len(batches))
             description, silent = f"masks of {words}", not is_first()

@@ -1,5 +1,6 @@
 """What a run's folder holds besides its stages: the config it belongs to, and its results."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
 from ssp_jax.flow.estimators import NAMES as ESTIMATORS
 from ssp_jax.flow.mask import CHOICES, check_choices
+from ssp_jax.json_files import read_sealed, write_sealed
 from ssp_jax.kept_features import check_kept_features
 from ssp_jax.losses.post_mask import READINGS
 from ssp_jax.models.sizes import SIZES
@@ -20,6 +22,7 @@ from ssp_jax.optim import make_schedule
 from ssp_jax.phases import plan_phases
 from ssp_jax.processes import is_first
 from ssp_jax.protocols import get_protocol
+from ssp_jax.trackers import tracker_names
 from ssp_jax.train_step import DTYPES
 
 # In the order they run: what is visible, where it sounds, what sounds.
@@ -31,10 +34,26 @@ _MAY_DIFFER = (
     "negative_sounds",
     "report",
     "save_masks",
+    "trackers",
     "mesh.data",
     "mesh.fsdp",
     "data.num_workers",
     "data.cache_mb",
+    "data.max_bad_clips",
+)
+_OTHER_WORKDIR = "Put a copy back, or use another --workdir"
+_AT_LEAST = {
+    "log_every": 1,
+    "max_skipped": 0,
+    "data.stored_size": 0,
+    "data.frame_size": 0,
+    "data.num_workers": 0,
+    "data.cache_mb": 0,
+    "data.max_bad_clips": 0,
+    "data.frames_per_clip": 0,
+}
+_STAGE_AT_LEAST = dict.fromkeys(
+    ("batch_size", "steps", "eval_every", "num_queries", "max_targets", "accumulate"), 1
 )
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
@@ -59,13 +78,14 @@ def check_config(config: ConfigDict) -> None:
     """Choices that can be judged before any data are prepared.
 
     Raises:
-      UserError: an unknown stage, protocol, size, dtype, schedule, plan of phases, source of mask
-        prompts, flow mask, post-mask, VTA, negative sound or precision of kept features, or an
-        impossible augmentation.
+      UserError: a number below its range, an unknown stage, protocol, size, dtype, schedule, plan
+        of phases, source of mask prompts, flow mask, post-mask, VTA, negative sound, tracker or
+        precision of kept features, or an impossible augmentation.
     """
     names = stage_names(config)
     get_protocol(config.protocol)
     negative_sounds(config.negative_sounds)
+    tracker_names(config.trackers)
     for key, value, known in (
         ("model.size", config.model.size, SIZES),
         ("dtype", config.dtype, DTYPES),
@@ -75,6 +95,12 @@ def check_config(config: ConfigDict) -> None:
     ):
         if value not in known:
             raise UserError(f"config.{key}={value!r}: expected one of {', '.join(known)}")
+    sections = [("", config, _AT_LEAST), *((f"{n}.", config[n], _STAGE_AT_LEAST) for n in names)]
+    for prefix, section, least in sections:
+        for key, lowest in least.items():
+            value = functools.reduce(getattr, key.split("."), section)
+            if value < lowest:
+                raise UserError(f"config.{prefix}{key}={value}: expected {lowest} or more")
     Augment(**config.data.augment.to_dict())
     check_kept_features(config)
     check_choices(**{name: config.flow[name] for name in CHOICES})
@@ -114,12 +140,12 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     the first has to be done before the others ask.
 
     Raises:
-      UserError: the folder holds a run of another config, naming the keys that differ; it cannot be
-        written, or not every process sees it.
+      UserError: the folder holds a run of another config, naming the keys that differ, or a damaged
+        one; it cannot be written, or not every process sees it.
     """
-    path, text = workdir / "config.json", config.to_json(sort_keys=True, indent=1)
+    path, new = workdir / "config.json", json.loads(config.to_json(sort_keys=True))
     if path.exists():
-        differing = differing_keys(json.loads(path.read_text()), json.loads(text))
+        differing = differing_keys(read_sealed(path, _OTHER_WORKDIR), new)
         differing = {key: pair for key, pair in differing.items() if key not in _MAY_DIFFER}
         if differing:
             shown = ", ".join(
@@ -137,7 +163,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write_sealed(path, new)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
 
@@ -161,9 +187,22 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
+def read_results(path: Path) -> dict:
+    """results.json of a run.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    return read_sealed(path, "Delete it, and the same command writes it anew")
+
+
 def write_results(path: Path, results: dict) -> None:
-    """results.json, atomically; what it holds of other test sets stays. Process 0 writes it."""
+    """results.json, atomically; what it holds of other test sets stays. Process 0 writes it.
+
+    Raises:
+      UserError: what is there cannot be read.
+    """
     if not is_first():
         return
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = read_results(path) if path.exists() else {}
     write_whole(path, json.dumps(kept | results, indent=2) + "\n")

@@ -11,11 +11,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssp_jax.data.beside import Beside
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets, read_spec, scored_word
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.mask_store import MaskStore
 from ssp_jax.data.pipeline import Batches, eval_batches
-from ssp_jax.data.reader import Beside, FrameCache
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.models.network import TrainedNetwork
@@ -233,7 +234,12 @@ class Stage:
         )
 
     def batches(
-        self, words: str, sounds: str = "own", clips: Sequence[int] | None = None
+        self,
+        words: str,
+        sounds: str = "own",
+        clips: Sequence[int] | None = None,
+        *,
+        blank_bad_clips: bool = False,
     ) -> Batches:
         """Evaluation batches of 'benchmark:split' words; the rest as in `eval_batches`."""
         return eval_batches(
@@ -245,6 +251,7 @@ class Stage:
             reference=REFERENCES[self.stage.prompt.source],
             seed=self.config.seed,
             clips=clips,
+            blank_bad_clips=blank_bad_clips,
             num_workers=self.config.data.num_workers,
             cache=self.cache,
             process_index=jax.process_index(),

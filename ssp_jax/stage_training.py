@@ -18,6 +18,7 @@ from ssp_jax.models.sizes import SIZES
 from ssp_jax.not_finite import Dump
 from ssp_jax.phases import Phase
 from ssp_jax.stage import Stage
+from ssp_jax.trackers import Trackers
 from ssp_jax.train import Loop, Progress
 from ssp_jax.train_state import StateMaker, TrainState
 from ssp_jax.train_step import Loss, compile_once, make_train_step
@@ -96,7 +97,10 @@ def _run_phase(
         learning_rate=phase.learning_rate,
         checkpoints=checkpoints,
         writer=MetricsWriter(
-            stage.folder, resume_step=int(state.step), evaluated=progress.evaluated
+            stage.folder,
+            resume_step=int(state.step),
+            evaluated=progress.evaluated,
+            trackers=Trackers(config, stage.folder, int(state.step)),
         ),
         dump=Dump(
             stage.folder / "not_finite",
@@ -176,6 +180,7 @@ def training_batches(stage: Stage, features: FeatureStore | None = None) -> Batc
             stage.beside(words, ("own", *augment.negatives)), features=features
         ),
         references=(prompt.truth, prompt.predicted),
+        max_bad_clips=config.data.max_bad_clips,
         num_workers=config.data.num_workers,
         cache=stage.cache,
         process_index=jax.process_index(),

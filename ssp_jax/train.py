@@ -193,6 +193,8 @@ class Loop:
         progress.pending = []
         if progress.skipped:
             means["skipped"] = progress.skipped
+        if bad := self.batches.get_state().get("bad_clips"):
+            means["bad_clips"] = len(bad)
         means["lr"] = float(self.learning_rate(step - 1))
         rate, left = clock.read(step)
         means["steps_per_second"] = rate

@@ -266,12 +266,19 @@ def make_predict(
         in_shardings=(param_shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
     )
     def predict(params: dict, batch: AVBatch):
-        _, predictions, _ = _run_network(graphdef, params, batch, dtype)
-        return segmentation_map(
-            predictions["mask_logits"], predictions["class_logits"], batch.frames.shape[1:3], size
-        )
+        return class_scores(graphdef, params, batch, size, dtype)
 
     return predict
+
+
+def class_scores(
+    graphdef: nnx.GraphDef, params: dict, batch: AVBatch, size: int, dtype: str
+) -> Float[Array, "N K size size"]:
+    """What `make_predict` computes, as a function without devices."""
+    _, predictions, _ = _run_network(graphdef, params, batch, dtype)
+    return segmentation_map(
+        predictions["mask_logits"], predictions["class_logits"], batch.frames.shape[1:3], size
+    )
 
 
 def make_mask_prompt(

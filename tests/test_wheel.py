@@ -1,6 +1,7 @@
 """The wheel, installed, from a folder that has nothing of the project."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -9,6 +10,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
+from tests.commands import runner
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,3 +65,20 @@ def test_every_command_is_there(commands):
     for name, value in scripts.items():
         assert (commands / name).exists()
         assert callable(EntryPoint(name, value, "console_scripts").load())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].items(),
+)
+def test_help_shows_a_command_that_can_be_copied(name, value, monkeypatch, capsys):
+    module = value.partition(":")[0].removesuffix(".__main__")
+    main = EntryPoint(name, value, "console_scripts").load()
+    if main.__name__ == "cli":  # absl's, which ends a process; --help is the module's docstring
+        said = sys.modules[main.__module__].__doc__
+    else:
+        status, said, _ = runner(module, main, monkeypatch, capsys)("--help")
+        assert status == 0
+    # Beyond the usage: with values, not names of flags alone.
+    examples = re.findall(rf"python -m {re.escape(module)} [^\n\[{{]*\w+[=/.]\w+", said)
+    assert examples, said

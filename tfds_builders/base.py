@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ssp_jax.errors import UserError
 from tfds_builders.facts import (
     DatasetFacts,
+    clips_digest,
     read_dataset_facts,
     write_dataset_facts,
 )
@@ -201,6 +202,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             class_names=tuple(class_names),
             sound_names=tuple(sound_names),
             splits={s: sum(len(x.uids) for x in split) for s, split in shards.items()},
+            clips={s: clips_digest(u for x in part for u in x.uids) for s, part in shards.items()},
             frame_size=self.options.frame_size,
             identity=self.identity(),
             files=self.files_fingerprint(),

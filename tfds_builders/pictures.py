@@ -1,6 +1,8 @@
 """Reads frames and label maps, each with the checks that its format allows."""
 
 import io
+import stat
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +10,18 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+# Pillow reads a hundred formats more, some of them by running other programs.
+FORMATS = ("JPEG", "PNG")
+MAX_PIXELS = 7680 * 4320
+MAX_BYTES = 4 * MAX_PIXELS
+# Pillow's warning is of no use where more pixels are refused.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # What Pillow raises for a damaged file, depending on where the damage is.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def open_picture(
-    path: Path, *, formats: Sequence[str] | None = None, max_pixels: int | None = None
+    path: Path, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, bytes]:
     """A fully decoded picture and its file's bytes.
 
@@ -22,21 +30,44 @@ def open_picture(
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: the file cannot be read or decoded to its end, or is larger.
+      ValueError: the file cannot be read or decoded to its end, is larger, or no plain file.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"a file of more than {MAX_BYTES >> 20} MiB")
         encoded = path.read_bytes()
         if not encoded:
             raise ValueError("the file is empty")
-        picture = Image.open(io.BytesIO(encoded), formats=formats)
-        if max_pixels and picture.width * picture.height > max_pixels:
-            raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
-        picture.load()
+        return decoded_picture(encoded, formats=formats, max_pixels=max_pixels), encoded
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
         raise ValueError(f"unreadable picture ({error}); expected a whole JPEG or PNG") from error
-    return picture, encoded
+
+
+def decoded_picture(
+    encoded: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """A picture, decoded to its end; see `open_picture`.
+
+    Raises:
+      ValueError: it cannot be decoded, or is larger.
+    """
+    try:
+        picture = Image.open(io.BytesIO(encoded), formats=formats)
+        if picture.width * picture.height > max_pixels:
+            raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
+        if picture.format == "PNG":
+            # Decoding does not look at the checksums of the pixels, and this leaves no picture.
+            picture.verify()
+            picture = Image.open(io.BytesIO(encoded), formats=formats)
+        picture.load()
+    except _UNREADABLE as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    return picture
 
 
 def stored_frame(picture: Image.Image, encoded: bytes, frame_size: int | None) -> bytes:

@@ -7,6 +7,9 @@ DIR is the folder as downloaded: for s4 and ms3 the one that holds `Single-sourc
 `Multi-sources/` (or one of the two), for avss the one with `metadata.csv`. The command may be
 stopped at any time; run again, it goes on where it stopped. `--benchmark=builtin` generates the
 built-in benchmark and needs no folder.
+
+    python -m tfds_builders.prepare --benchmark=s4 --source=AVSBench --frame_size=384
+    python -m tfds_builders.prepare --benchmark=avss --source=AVSBench/AVSS --allow_missing
 """
 
 import argparse

@@ -11,6 +11,7 @@ from tfds_builders.features import SAMPLE_RATE
 
 WINDOW_SAMPLES = 15_600  # one VGGish window at 16 kHz (avsbench 4)
 HOP_SAMPLES = 15_360
+MAX_SAMPLES, MAX_RATE, MAX_SECONDS = 1 << 26, 768_000, 3600
 
 
 def read_waveform(path: Path) -> Int16[np.ndarray, " n"]:
@@ -19,11 +20,20 @@ def read_waveform(path: Path) -> Int16[np.ndarray, " n"]:
     16-bit mono files at 16 kHz come back bit for bit.
 
     Raises:
-      ValueError: unreadable, empty, not finite, or shorter than one VGGish window; the message
-        says what was found and what was expected.
+      ValueError: unreadable, empty, not finite, shorter than one VGGish window, or absurdly long;
+        the message says what was found and what was expected.
     """
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if not path.is_file():
+            raise OSError("not a file")
+        with soundfile.SoundFile(path) as file:
+            # Some formats hold hours in few bytes.
+            if file.frames * file.channels > MAX_SAMPLES or not file.samplerate <= MAX_RATE:
+                raise ValueError(
+                    f"sound of {file.frames} samples in {file.channels} channels at "
+                    f"{file.samplerate} Hz; expected at most {MAX_SAMPLES} in all and {MAX_RATE} Hz"
+                )
+            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:
         raise ValueError(f"unreadable sound ({error}); expected a wav file") from error
     if not len(samples):
@@ -31,6 +41,8 @@ def read_waveform(path: Path) -> Int16[np.ndarray, " n"]:
     mono = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise ValueError("sound with values that are not finite")
+    if len(mono) / rate > MAX_SECONDS:
+        raise ValueError(f"sound of {len(mono) / rate:.0f} s; expected at most {MAX_SECONDS}")
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
     if len(mono) < WINDOW_SAMPLES:

@@ -8,6 +8,9 @@ from pathlib import Path
 from ssp_jax.errors import UserError
 from tfds_builders.problems import Problem
 
+MAX_BYTES = 64 << 20
+MAX_NAME = 200  # of a file system's 255, since endings are added
+
 
 class Table:
     """Rows of a csv file that have every column, and problems of the others.
@@ -31,6 +34,8 @@ class Table:
         self.path, self.rows, self.problems = path, [], []
         expected = f"expected a header with the columns {','.join(columns)}"
         try:
+            if not path.is_file() or path.stat().st_size > MAX_BYTES:
+                raise OSError(f"not a file, or one of more than {MAX_BYTES >> 20} MiB")
             with path.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file)
                 header = [name.strip() for name in reader.fieldnames or ()]
@@ -83,4 +88,6 @@ def unsafe_name(name: str) -> str | None:
         return "is no name"
     if any(character in name for character in "/\\\0"):
         return "holds a path separator"
+    if len(name.encode(errors="replace")) > MAX_NAME:
+        return f"is longer than {MAX_NAME} bytes"
     return None

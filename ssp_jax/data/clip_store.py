@@ -1,8 +1,8 @@
 """One record of bytes for every clip of a data set: written once, in order; read in any order.
 
-A folder of ArrayRecord shards (which compress by themselves, unless told not to) and a note of what
-the records were made from. A shard is renamed into place when it is whole, so writing goes on where
-it was interrupted.
+A folder of ArrayRecord shards (which compress by themselves, unless told not to, and check
+themselves) and a note of what the records were made from. A shard is renamed into place when it is
+whole, so writing goes on where it was interrupted; its last record says which shard it is.
 """
 
 import contextlib
@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from array_record.python import array_record_module
+from PIL.Image import DecompressionBombError
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.json_files import load_json
 
 NOTE = "made_from.json"
 _LOG = logging.getLogger(__name__)
 _Value = TypeVar("_Value")
+_UNREADABLE = (RuntimeError, ValueError, OSError, EOFError, SyntaxError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ class ClipStore:
             try:
                 writer.write(record)
                 if whole:
+                    writer.write(self._place(target))
                     writer.close()
             except RuntimeError as error:
                 raise UserError(
@@ -96,14 +100,30 @@ class ClipStore:
             reader = array_record_module.ArrayRecordReader(str(path))
             try:
                 (record,) = reader.read([clip % self.clips_per_shard])
+                self._check_place(path, reader)
             finally:
                 reader.close()
             return decode(record)
-        # The last one is Pillow's, for a broken PNG header.
-        except (RuntimeError, IndexError, ValueError, OSError, EOFError, SyntaxError) as error:
+        # ArrayRecord's, NumPy's (also where a header claims absurd sizes) and Pillow's.
+        except (*_UNREADABLE, IndexError, MemoryError, DecompressionBombError) as error:
             raise UserError(
                 f"{path}: {self.what} of {self.unit} {clip} cannot be read ({error}). {self.remedy}"
             ) from error
+
+    def _place(self, shard: Path) -> bytes:
+        """The last record of a shard: where it belongs."""
+        return f"{self.what} of {shard.parent.name}/{shard.name}".encode()
+
+    def _check_place(self, shard: Path, reader) -> None:
+        first = self.clips_per_shard * int(shard.stem)
+        count = min(self.clips_per_shard, self.num_clips - first)
+        stored = reader.num_records()
+        if stored == count:
+            return  # as older code wrote it
+        (place,) = reader.read([count]) if stored == count + 1 else (b"",)
+        if place != self._place(shard):
+            found = place[:200].decode(errors="replace") or f"a file of {stored} records"
+            raise ValueError(f"it is not this file, but {found}")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -126,7 +146,7 @@ def read_note(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / NOTE
     try:
-        note = json.loads(path.read_text())
+        note = load_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

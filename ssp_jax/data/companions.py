@@ -115,7 +115,8 @@ class Companions:
         if words not in self._flow_masks:
             estimator, size, settings = flow_settings(self._config)
             source = self._data.source(words)
-            in_turn(lambda: add_flow(source, estimator, size=size))
+            noted = self._config.data.max_bad_clips > 0
+            in_turn(lambda: add_flow(source, estimator, size=size, note_bad_clips=noted))
             masks = FlowMasks(open_flow(source, estimator.name), tuple(sorted(settings.items())))
             self._flow_masks[words] = masks
         return self._flow_masks[words]
@@ -163,17 +164,6 @@ class Companions:
         uids = list(dict.fromkeys(uid for source in sources for uid in source.table.uid))
         return dict(zip(uids, read_texts(self._config.texts.file, uids), strict=True))
 
-    def text_pairs(self, words: str) -> Sequence[Texts]:
-        """Texts of the clips of `words`: of the file that is named, else their own.
-
-        Raises:
-          UserError: see `read_texts`.
-        """
-        source = self._data.source(words)
-        if self._config.texts.file:
-            return [self._from_file[uid] for uid in source.table.uid]
-        return _own_texts(source)
-
     def texts(self, words: str) -> dict[str, np.ndarray]:
         """Tokens of the clips of `words`, see `Beside.texts`.
 
@@ -181,10 +171,10 @@ class Companions:
           UserError: see `read_texts`, `Tokeniser`, `vary_texts`.
         """
         if words not in self._tokens:
-            config, uids = self._config.texts, self._data.source(words).table.uid
-            texts = vary_texts(
-                self.text_pairs(words), uids, config.vary, self._config.seed, config.noise
-            )
+            config, source = self._config.texts, self._data.source(words)
+            uids = source.table.uid
+            texts = [self._from_file[uid] for uid in uids] if config.file else _own_texts(source)
+            texts = vary_texts(texts, uids, config.vary, self._config.seed, config.noise)
             empty = sum(pair == NO_TEXTS for pair in texts)
             if empty and config.vary != "empty":
                 _LOG.warning("%s: %d of %d clips have no texts", words, empty, len(texts))

@@ -51,7 +51,8 @@ class MaskStore:
         return self.clips.read(clip, self._decode)
 
     def _decode(self, record: bytes) -> UInt8[np.ndarray, "frames size size"]:
-        return np.asarray(Image.open(io.BytesIO(record))).reshape(-1, self.size, self.size)
+        picture = Image.open(io.BytesIO(record), formats=("PNG",))
+        return np.asarray(picture).reshape(-1, self.size, self.size)
 
 
 def open_store(folder: Path, facts: dict, num_clips: int, size: int) -> MaskStore:

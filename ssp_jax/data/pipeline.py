@@ -7,14 +7,18 @@ resuming is exact, and neither processes nor workers change what a batch holds.
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.data.bad_clips import Replacer, Tally
+from ssp_jax.data.beside import Beside
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.order import EvalOrder, TrainOrder, Visit
-from ssp_jax.data.reader import Beside, FrameCache, FrameReader, Heard, ReadSpec, Reference, Slots
+from ssp_jax.data.reader import FrameReader, Heard, ReadSpec, Reference, Slots
 from ssp_jax.data.sounds import NEGATIVE_SOUNDS, Sounds, foreign_clips, lender_for, table_sounds
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment
@@ -43,6 +47,7 @@ def train_batches(
     frames_per_clip: int | None = None,
     beside: Beside | None = None,
     references: tuple[float, float] = (1.0, 0.0),
+    max_bad_clips: int = 0,
     num_workers: int = 0,
     num_threads: int = 2,
     cache: FrameCache | None = None,
@@ -66,6 +71,8 @@ def train_batches(
       references: probabilities that a visit's reference (`ReadSpec.reference`) is the ground truth
         or a prediction: stage 1's where `beside` has its masks, else the network's own; else it is
         empty.
+      max_bad_clips: so many clips that cannot be read are left out, see `bad_clips`; the log names
+        them, and the iterator's state has them.
       num_workers: processes that decode; 0: `num_threads` threads in this one.
       cache: where decoded frames are kept; used without workers only. May be shared with others.
 
@@ -74,13 +81,16 @@ def train_batches(
 
     Raises:
       UserError: batch_size is not divisible by the processes, the source holds no usable frame;
-        from the iterator: an image cannot be decoded.
+        max_bad_clips is negative; from the iterator: one clip more than that cannot be read.
     """
+    if max_bad_clips < 0:
+        raise UserError(f"max_bad_clips: expected 0 or more, got {max_bad_clips}")
     order = TrainOrder(_counts(source, annotated_only), seed, frames_per_clip)
     reader = FrameReader(source, spec, cache if num_workers == 0 else None, beside)
     share = _Share(batch_size, process_index, process_count)
     make = _TrainBatch(reader, order, share, augment or Augment(), references, seed)
-    return Batches(make, sys.maxsize, num_workers, num_threads)
+    make.replacer = Replacer(make.read, _counts(source, annotated_only), seed, max_bad_clips)
+    return Batches(make, sys.maxsize, num_workers, num_threads, Tally(max_bad_clips))
 
 
 def eval_batches(
@@ -94,6 +104,7 @@ def eval_batches(
     seed: int = 0,
     annotated_only: bool = True,
     clips: Sequence[int] | None = None,
+    blank_bad_clips: bool = False,
     num_workers: int = 0,
     num_threads: int = 2,
     cache: FrameCache | None = None,
@@ -113,6 +124,8 @@ def eval_batches(
       reference: of every slot that has one, see `FrameReader.read`; under another sound the truth
         is that nothing sounds.
       clips: only these, in the source's order.
+      blank_bad_clips: a clip that cannot be read has black frames and valid = False; for what is
+        predicted of training clips, never for a score.
 
     Raises:
       UserError: an unknown choice of sounds, foreign sounds with fewer than two clips, a batch size
@@ -131,7 +144,7 @@ def eval_batches(
     if sounds != "own" and reference == "truth":
         reference = "empty"
     share = _Share(batch_size, process_index, process_count)
-    make = _EvalBatch(reader, order, share, sounds, lenders, reference, seed)
+    make = _EvalBatch(reader, order, share, sounds, lenders, reference, seed, blank_bad_clips)
     return Batches(make, -(-order.epoch_size // batch_size), num_workers, num_threads)
 
 
@@ -158,16 +171,25 @@ class Batches(Iterator[AVBatch]):
     """
 
     def __init__(
-        self, make: Callable[[int], Slots], count: int, num_workers: int, num_threads: int
+        self,
+        make: Callable[[int], tuple[Slots, dict[int, str]]],
+        count: int,
+        num_workers: int,
+        num_threads: int,
+        tally: Tally | None = None,
     ):
-        """Batches 0 .. count - 1 of `make`, which workers must be able to unpickle."""
+        """Batches 0 .. count - 1 of `make`, which workers must be able to unpickle.
+
+        `make` returns a batch's slots and its bad clips, which `tally` judges.
+        """
         if num_workers < 0 or num_threads < 0:
             raise UserError(
                 f"num_workers, num_threads: expected 0 or more, got {num_workers}, {num_threads}"
             )
         self._make, self._count, self._next = make, count, 0
         self._num_workers, self._num_threads = num_workers, num_threads
-        self._ahead: grain.DatasetIterator[Slots] | None = None
+        self._tally = tally or Tally(0)
+        self._ahead: grain.DatasetIterator | None = None
 
     def __len__(self) -> int:
         """Number of batches in all (sys.maxsize in training)."""
@@ -177,7 +199,8 @@ class Batches(Iterator[AVBatch]):
         if self._ahead is None:
             self._ahead = self._start()
         try:
-            slots = next(self._ahead)
+            slots, bad = next(self._ahead)
+            self._tally.add(bad)
         except BaseException:
             self.close()  # also at the end: workers are not left behind
             raise
@@ -187,7 +210,7 @@ class Batches(Iterator[AVBatch]):
             slots = {name: np.array(array, subok=False) for name, array in slots.items()}
         return AVBatch(**slots)
 
-    def _start(self) -> grain.DatasetIterator[Slots]:
+    def _start(self) -> grain.DatasetIterator:
         threads = 1 if self._num_workers else self._num_threads
         # An element is a whole batch, so a short buffer suffices and bounds the memory.
         read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -203,11 +226,12 @@ class Batches(Iterator[AVBatch]):
             )
         return iter(dataset)
 
-    def get_state(self) -> dict[str, int]:
-        """{"next_batch": number of the batch that `next` gives}."""
-        return {"next_batch": self._next}
+    def get_state(self) -> dict[str, Any]:
+        """{"next_batch": number of the batch that `next` gives}, and "bad_clips" if there are."""
+        bad = {"bad_clips": sorted(self._tally.clips)} if self._tally.clips else {}
+        return {"next_batch": self._next, **bad}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Continue as the iterator would whose `get_state` gave this.
 
         Raises:
@@ -215,13 +239,14 @@ class Batches(Iterator[AVBatch]):
         """
         try:
             number = int(state["next_batch"])
+            bad = {int(clip) for clip in state.get("bad_clips", ())}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"data state: expected {{'next_batch': NUMBER}}, got {state!r}; the checkpoint is"
                 " of another version"
             ) from error
         self.close()
-        self._next = number
+        self._next, self._tally.clips = number, bad
 
     def close(self) -> None:
         """Ends threads and workers; `next` would start them again where it stopped."""
@@ -270,7 +295,9 @@ def _pack(reader: FrameReader, size: int, parts: Sequence[Slots]) -> Slots:
 
 
 class _TrainBatch:
-    """Batch number -> slots."""
+    """Batch number -> slots, bad clips; `replacer` reads by `read`."""
+
+    replacer: Replacer
 
     def __init__(self, reader, order: TrainOrder, share: _Share, augment, references, seed: int):
         self._reader, self._order, self._share = reader, order, share
@@ -283,12 +310,13 @@ class _TrainBatch:
             if "foreign" in (reader.beside.masks or {}):
                 self._lenders = _foreign_clips(reader, seed)
 
-    def __call__(self, number: int) -> Slots:
+    def __call__(self, number: int) -> tuple[Slots, dict[int, str]]:
         start = self._share.start(number)
-        visits = self._order.visits(start, start + self._share.size)
-        return _pack(self._reader, self._share.size, [self._read(visit) for visit in visits])
+        parts, bad = self.replacer(self._order.visits(start, start + self._share.size))
+        return _pack(self._reader, self._share.size, parts), bad
 
-    def _read(self, visit: Visit) -> Slots:
+    def read(self, visit: Visit) -> Slots:
+        """Slots of a visit, varied as its epoch and clip say."""
         augment = self._augment
         heard = self._heard(visit)
         return self._reader.read(
@@ -339,27 +367,40 @@ class _TrainBatch:
 
 
 class _EvalBatch:
-    """Batch number -> slots, the last ones padded."""
+    """Batch number -> slots, the last ones padded, and no bad clips."""
 
     def __init__(
-        self, reader, order: EvalOrder, share: _Share, sounds: Sounds, lenders, reference, seed: int
+        self,
+        reader,
+        order: EvalOrder,
+        share: _Share,
+        sounds: Sounds,
+        lenders,
+        reference,
+        seed: int,
+        blank: bool,
     ):
-        self._reader, self._order, self._share = reader, order, share
+        self._reader, self._order, self._share, self._blank = reader, order, share, blank
         self._sounds, self._lenders = sounds, lenders
         self._reference, self._seed = reference, seed
 
-    def __call__(self, number: int) -> Slots:
+    def __call__(self, number: int) -> tuple[Slots, dict[int, str]]:
         start = self._share.start(number)
-        parts = [
-            self._reader.read(
-                visit.clip,
-                visit.seconds,
-                heard=self._heard(visit.clip),
-                reference=self._reference,
+        visits = self._order.visits(start, start + self._share.size)
+        return _pack(self._reader, self._share.size, list(map(self._read, visits))), {}
+
+    def _read(self, visit: Visit) -> Slots:
+        heard = self._heard(visit.clip)
+        try:
+            return self._reader.read(
+                visit.clip, visit.seconds, heard=heard, reference=self._reference
             )
-            for visit in self._order.visits(start, start + self._share.size)
-        ]
-        return _pack(self._reader, self._share.size, parts)
+        except UserError:
+            if not self._blank:
+                raise
+            slots = self._reader.empty(len(visit.seconds))
+            slots["clip"][:], slots["second"][:] = visit.clip, visit.seconds
+            return slots
 
     def _heard(self, clip: int) -> Heard:
         if self._sounds == "foreign":

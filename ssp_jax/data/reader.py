@@ -5,15 +5,16 @@ Runs in threads and worker processes: no JAX here.
 
 import dataclasses
 import functools
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from ssp_jax.batch import BACKBONE
 from ssp_jax.data import log_mel, sounds, transforms
+from ssp_jax.data.beside import Beside, ClipMaps
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
 
@@ -91,80 +92,6 @@ class ReadSpec:
             )
 
 
-class ClipMaps(Protocol):
-    """Maps of every frame of a clip, by the clip's index; comparable, so that it can be a key."""
-
-    def read(self, clip: int) -> UInt8[np.ndarray, "frames h w"]:
-        """0..255."""
-
-
-class FrameFeatures(Protocol):
-    """The encoder's maps of every annotated frame of a clip, by the clip's index."""
-
-    shapes: tuple[tuple[int, int, int], ...]  # of a frame's, strides 4..32
-    dtype: np.dtype
-
-    def read(self, clip: int, second: int) -> Sequence[Float[np.ndarray, "h w C"]]:
-        """Of one frame, in this precision; IndexError where it is not annotated."""
-
-
-class ClipTokens(Protocol):
-    """CLIP's tokens of every annotated frame of a clip, by the clip's index."""
-
-    shape: tuple[int, int, int]  # of a frame's
-
-    def read(self, clip: int) -> Float[np.ndarray, "frames g k E"]:
-        """float16."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Beside:
-    """What lies beside a source's clips, in their order; None where a run has no use for it.
-
-    Attributes:
-      masks: what stage 1 predicted by the sound that it heard, maps of the annotated frames.
-      flow_masks: M_O, of all frames.
-      texts: 'text_ids', 'text_types', 'text_mask', (2, clips + 1, L): as they are and as they would
-        be of the mirrored clip; the last row is "no text".
-      visual_tokens: CLIP's, of the annotated frames.
-      features: the encoder's, of the annotated frames as they are. Slots then have them in place of
-        the frames, and must be of annotated frames that no transform changes.
-    """
-
-    masks: Mapping[sounds.Sounds, ClipMaps] | None = None
-    flow_masks: ClipMaps | None = None
-    texts: dict[str, np.ndarray] | None = None
-    visual_tokens: ClipTokens | None = None
-    features: FrameFeatures | None = None
-
-
-class FrameCache:
-    """Decoded, resized frames in memory, up to a byte budget; safe between threads.
-
-    Decoding dominates on few cores, so a small set is decoded once. When the budget is used up
-    nothing more is kept: under reshuffled epochs no replacement rule would do better.
-    """
-
-    def __init__(self, max_bytes: int):
-        self._left, self._kept, self._lock = max_bytes, {}, threading.Lock()
-
-    def get(self, key: Any, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-        """The arrays of a key, made where they are not kept. They are shared: do not write."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-        arrays = make()
-        size = sum(array.nbytes for array in arrays)
-        with self._lock:
-            if key not in self._kept and size <= self._left:
-                self._left -= size
-                self._kept[key] = arrays
-        return arrays
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-
 class FrameReader:
     """Reads visits of a source's clips; pickles without its cache."""
 
@@ -207,7 +134,7 @@ class FrameReader:
         Raises:
           UserError: an image cannot be decoded; names data set, clip and frame.
         """
-        clip = _Once(self.source, index)
+        clip = self._clip(index)
         annotated = np.array([s < self.table.num_annotated[index] for s in seconds], bool)
         size = self.spec.label_size
         blank = np.zeros((size, size), np.uint8)
@@ -321,6 +248,9 @@ class FrameReader:
             "sounds_known": np.zeros(count, bool),
         }
 
+    def _clip(self, index: int) -> "_Once":
+        return _Once(self.source, index, self.table.uid[index])
+
     def _kept(self, what: tuple, make: Callable[[], tuple[np.ndarray, ...]]):
         if self._cache is None:
             return make()
@@ -346,6 +276,11 @@ class FrameReader:
                 heard = sounds.label_sounds(labels, spec.class_names, spec.sound_names)
             if spec.labels_from != "labels":
                 labels = _further_map(clip.value, spec.labels_from, second)
+            if not spec.binary and spec.class_names and labels.max() >= len(spec.class_names):
+                raise UserError(
+                    f"{where}: class index {labels.max()}, but there are {len(spec.class_names)} "
+                    "classes. Prepare the data set again"
+                )
             labels = transforms.resize_labels(labels, spec.label_size, spec.label_rule)
             return (labels > 0).astype(np.uint8) if spec.binary else labels, heard
 
@@ -361,6 +296,11 @@ class FrameReader:
             if maps is None:
                 return (np.zeros((int(self.table.num_frames[index]), size, size), np.uint8),)
             resized = [transforms.resize_labels(one, size) for one in maps.read(index)]
+            if second >= len(resized):
+                raise UserError(
+                    f"{self.source.name}: clip {self.table.uid[index]}: {len(resized)} maps of its "
+                    f"{name}, too few. Delete that folder; the same command makes them again"
+                )
             return (np.stack(resized),)
 
         return self._kept((name, maps, index), make)[0][second]
@@ -385,7 +325,7 @@ class FrameReader:
             none = np.zeros((len(seconds), len(self.spec.sound_names)), np.float32)
             return windows, none, np.ones(len(seconds), bool)
         if heard.lender is not None:
-            clip, index = _Once(self.source, heard.lender), heard.lender
+            clip, index = self._clip(heard.lender), heard.lender
         return self._windows(clip, index, num_frames), *self._sounds(clip, index, seconds)
 
     def _windows(
@@ -415,12 +355,18 @@ class FrameReader:
 class _Once:
     """A clip that is read on first use, if at all (a cache may hold all that is needed)."""
 
-    def __init__(self, source: ClipSource, index: int):
-        self._source, self._index = source, index
+    def __init__(self, source: ClipSource, index: int, uid: str):
+        self._source, self._index, self._uid = source, index, uid
 
     @functools.cached_property
     def value(self) -> Clip:
-        return self._source[self._index]
+        clip = self._source[self._index]
+        if clip.uid != self._uid:
+            raise UserError(
+                f"{clip.where}: clip {clip.uid} where {self._uid} was; its files were exchanged. "
+                "Copy the data set again, or delete it and prepare it again"
+            )
+        return clip
 
 
 def _further_map(clip: Clip, name: str, second: int) -> UInt8[np.ndarray, "h w"]:

@@ -17,7 +17,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, Int16
 
+from ssp_jax.data.prepared_folder import open_builder
 from ssp_jax.errors import UserError
+from ssp_jax.json_files import is_sealed, load_json, seal
+from tfds_builders.facts import FACTS_FILE, clips_digest, read_dataset_facts
 
 TABLE_FORMAT = 1  # version of the clip table's file
 
@@ -75,12 +78,23 @@ class _Split:
 
     @functools.cached_property
     def builder(self):
-        return _open_builder(self.folder)
+        return open_builder(self.folder)
 
     def __len__(self) -> int:
         return self.builder.info.splits[self.split].num_examples
 
     def __getitem__(self, index: int) -> Clip:
+        try:
+            return self._read(index)
+        # ArrayRecord, protobuf and NumPy raise anything for damaged bytes.
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"{self.folder}: clip {index} of {self.split} cannot be read ({lines[0][:200]})."
+                " Copy the data set again, or delete it and prepare it again."
+            ) from error
+
+    def _read(self, index: int) -> Clip:
         if self._open is None:
             features = self.builder.info.features
             images = [
@@ -108,7 +122,13 @@ class _Split:
     def fingerprint(self) -> str:
         """Changes when the split is prepared anew."""
         files = sorted(self.builder.info.splits[self.split].filepaths)
-        stats = [(Path(f).name, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+        try:
+            stats = [(Path(f).name, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be read ({error.strerror}). Copy the data set again, or"
+                f" delete {self.folder} and prepare it again."
+            ) from error
         return hashlib.sha256(json.dumps([TABLE_FORMAT, self.split, stats]).encode()).hexdigest()
 
     def table(self) -> ClipTable:
@@ -118,23 +138,21 @@ class _Split:
         table = _load_table(path, fingerprint)
         if table is None:
             table = _scan(self)
+            self._check_clips(table)
             _save_table(path, fingerprint, table)
         return table
 
-
-def _open_builder(folder: str):
-    if not (Path(folder) / "dataset_info.json").is_file():
-        raise UserError(
-            f"{folder}: not a prepared data set (no dataset_info.json); expected the version folder"
-            " that the builder wrote, such as DIR/avs_s4/1.0.0. Prepare the data first."
-        )
-    builder = tfds.builder_from_directory(folder)
-    if builder.info.file_format is None or builder.info.file_format.value != "array_record":
-        raise UserError(
-            f"{folder}: prepared as {builder.info.file_format}, expected array_record; prepare it"
-            " again with this project's builders."
-        )
-    return builder
+    def _check_clips(self, table: ClipTable) -> None:
+        """Raises a UserError where the split has other clips than it was prepared with."""
+        if not (Path(self.folder) / FACTS_FILE).exists():
+            return
+        expected = read_dataset_facts(self.folder).clips.get(self.split)
+        if expected not in (None, clips_digest(table.uid)):
+            raise UserError(
+                f"{self.folder}: split {self.split} has other clips than it was prepared with, the"
+                f" first is {table.uid[0]}; its files were exchanged with others. Copy the data set"
+                " again, or delete it and prepare it again."
+            )
 
 
 def splits_of(folder: str | os.PathLike) -> list[str]:
@@ -143,7 +161,7 @@ def splits_of(folder: str | os.PathLike) -> list[str]:
     Raises:
       UserError: the folder is not a prepared data set.
     """
-    return list(_open_builder(os.fspath(folder)).info.splits)
+    return list(open_builder(os.fspath(folder)).info.splits)
 
 
 def _scan(split: _Split) -> ClipTable:
@@ -184,8 +202,8 @@ def _rows_of(table: ClipTable) -> list[tuple]:
 
 def _load_table(path: Path, fingerprint: str) -> ClipTable | None:
     try:
-        stored = json.loads(path.read_text())
-        if stored["fingerprint"] == fingerprint:
+        stored = load_json(path)
+        if stored["fingerprint"] == fingerprint and is_sealed(stored):
             return _table_of(stored["clips"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # absent or damaged: it is only a cache, the scan writes it anew
@@ -193,14 +211,17 @@ def _load_table(path: Path, fingerprint: str) -> ClipTable | None:
 
 
 def _save_table(path: Path, fingerprint: str, table: ClipTable) -> None:
-    text = json.dumps({"fingerprint": fingerprint, "clips": _rows_of(table)})
+    text = json.dumps(seal({"fingerprint": fingerprint, "clips": _rows_of(table)}))
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError:
         return  # a read-only data set: scanned anew each time
     with os.fdopen(handle, "w") as file:
         file.write(text)
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)  # something of that name is in the way
 
 
 class ClipSource:

@@ -1,7 +1,6 @@
 """From encoded images to arrays of the model's size, and the augmentation for training."""
 
 import dataclasses
-import io
 from typing import Literal
 
 import cv2
@@ -11,6 +10,7 @@ from PIL import Image
 
 from ssp_jax.data.sounds import Sounds
 from ssp_jax.errors import UserError
+from tfds_builders.pictures import decoded_picture
 
 LabelRule = Literal["nearest", "bilinear_above_zero"]
 BORDER = (124, 116, 104)  # ImageNet's mean colour: neutral after normalisation
@@ -62,15 +62,12 @@ def decode_labels(encoded: bytes, *, where: str) -> UInt8[np.ndarray, "h w"]:
 
 def _decode(encoded: bytes, where: str, expected: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
-    # Pillow raises SyntaxError for a broken PNG header, and others for damaged bodies.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return decoded_picture(encoded)
+    except ValueError as error:
         raise UserError(
             f"{where}: cannot be decoded ({error}); expected {expected}, got {len(encoded)} bytes."
             " Replace the file in the data set's source folder and prepare it again."
         ) from error
-    return image
 
 
 def resize_labels(

@@ -5,21 +5,20 @@
 
 import concurrent.futures
 import functools
-import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from ssp_jax.data.saved_arrays import array_bytes, read_array
 from ssp_jax.data.source_store import Records, SourceStore
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import Estimator, PairFlow
+from tfds_builders.pictures import decoded_picture
 
 CLIPS_PER_SHARD = 64
 # Vectors are stored in steps of 1 / _STEPS of the shorter side: where the smooth motion of a camera
@@ -27,6 +26,7 @@ CLIPS_PER_SHARD = 64
 # a scale take half, with an error of 0.001 (benchmarks/README.md, Flow mask).
 _STEPS = 4096
 _FORMAT = 1
+_BAD = b"no flow: "  # beginning of the record of a clip that could not be read
 
 
 class FlowStore(SourceStore):
@@ -58,7 +58,12 @@ def lacking_flow(source: ClipSource, estimator: str) -> int:
 
 
 def add_flow(
-    source: ClipSource, estimator: Estimator, *, size: int = 112, progress: bool = True
+    source: ClipSource,
+    estimator: Estimator,
+    *,
+    size: int = 112,
+    note_bad_clips: bool = False,
+    progress: bool = True,
 ) -> None:
     """Estimate the flows of a source's clips and keep them beside its data, see `Records.add`.
 
@@ -66,6 +71,7 @@ def add_flow(
       estimator: see `make_estimator`.
       size: longer side of the stored fields, pixels, at most; they are never larger than the
         frames, and keep their aspect.
+      note_bad_clips: a clip that cannot be read gets a record that says so, and cannot be read.
       progress: show a progress bar.
 
     Raises:
@@ -83,7 +89,16 @@ def add_flow(
     make = functools.cache(estimator.make)
 
     def flows(part, first: int) -> Iterator[bytes]:
-        return _estimated(part, first, make(), size, estimator.threads)
+        def record(index: int) -> bytes:
+            try:
+                return _encode(clip_flows(part[index], make(), size))
+            except UserError as error:
+                if not note_bad_clips:
+                    raise
+                return _BAD + str(error).encode()
+
+        make()  # before the threads do
+        return _estimated(record, range(first, len(part)), estimator.threads)
 
     _records(estimator.name).add(source, facts, flows, progress=progress)
 
@@ -101,17 +116,15 @@ def _records(estimator: str) -> Records:
 
 
 def _estimated(
-    part, first: int, estimate: PairFlow, size: int, threads: int | None
+    record: Callable[[int], bytes], clips: Sequence[int], threads: int | None
 ) -> Iterator[bytes]:
-    """Records of the clips from `first` on, in order."""
+    """Records of the clips, in order."""
     # Threads go to clips, of which there are many: OpenCV's own would only be in their way.
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     executor = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
-        yield from executor.map(
-            lambda index: _encode(clip_flows(part[index], estimate, size)), range(first, len(part))
-        )
+        yield from executor.map(record, clips)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
         cv2.setNumThreads(before)
@@ -158,9 +171,8 @@ def neighbour_flows(
 
 def _frame(clip: Clip, second: int) -> UInt8[np.ndarray, "H W 3"]:
     try:
-        return np.asarray(Image.open(io.BytesIO(clip.frames[second])).convert("RGB"))
-    # What Pillow raises for a damaged file, depending on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return np.asarray(decoded_picture(clip.frames[second]).convert("RGB"))
+    except ValueError as error:
         raise UserError(
             f"{clip.where}: clip {clip.uid}, frame {second}: cannot be decoded ({error}). Replace "
             "the file in the data set's source folder and prepare it again"
@@ -177,4 +189,6 @@ def _encode(flows: Float[np.ndarray, "flows h w 2"]) -> bytes:
 
 
 def _decode(record: bytes) -> Float[np.ndarray, "flows h w 2"]:
+    if record.startswith(_BAD):
+        raise ValueError(record.removeprefix(_BAD).decode(errors="replace"))
     return read_array(record).astype(np.float32)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.errors import UserError
-from ssp_jax.init_from import initial_params
+from ssp_jax.init_from import initial_params, is_trained
 from ssp_jax.run_facts import read_facts
 from ssp_jax.stage import Stage
 from ssp_jax.weights.folder import is_weight_folder, load_facts
@@ -34,7 +34,7 @@ def stages_of_run(workdir: Path) -> dict[str, TrainedStage]:
         folders = {name: workdir / name for name in NAMES.values() if name in config}
         if "avss" in folders and config.avss.prompt.stage1:
             folders["avs"] = Path(config.avss.prompt.stage1)
-        sources = {n: [f] for n, f in folders.items() if (f / "checkpoints").is_dir()}
+        sources = {n: [f] for n, f in folders.items() if is_trained(f)}
         if not sources:
             raise UserError(f"{workdir}: has no trained stage avs or avss")
         return _opened(config, facts.data, sources, str(workdir))

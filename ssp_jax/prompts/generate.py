@@ -1,6 +1,5 @@
 """Texts of all clips from a multimodal model (method 4.4), any function that answers questions."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
 from ssp_jax.prompts.texts import KEYS, Texts, read_text_file, write_text_file
+from tfds_builders.pictures import decoded_picture
 
 # The model's answer to a question about frames of one video, in order.
 Answer = Callable[[Sequence[Image.Image], str], str]
@@ -126,8 +126,8 @@ def choose_frames(clip: Clip, count: int) -> list[Image.Image]:
     images = []
     for second in np.linspace(0, len(clip.frames) - 1, count).round().astype(int):
         try:
-            images.append(Image.open(io.BytesIO(clip.frames[second])).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+            images.append(decoded_picture(clip.frames[second]).convert("RGB"))
+        except ValueError as error:
             raise UserError(
                 f"{clip.where}: clip {clip.uid}, frame {second}: cannot be decoded ({error})"
             ) from error

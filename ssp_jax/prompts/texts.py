@@ -16,6 +16,7 @@ import numpy as np
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.json_files import load_json
 
 Texts = tuple[str, str]  # A1, A2
 Variation = Literal["clean", "empty", "shuffled", "noisy"]
@@ -80,8 +81,8 @@ def read_text_file(path: str | Path) -> tuple[dict[str, Texts], dict[str, Any]]:
         return content
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=checked)
-    except (OSError, ValueError, RecursionError) as error:
+        content = load_json(path, hook=checked)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}). Expected texts") from error
     facts = {}
     if isinstance(content, dict) and "format" in content:

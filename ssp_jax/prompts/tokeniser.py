@@ -1,6 +1,5 @@
 """Texts of clips as token ids of BERT (method 4.5), and a small vocabulary of its kind."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.json_files import load_json
 from ssp_jax.prompts.texts import Texts
 
 _JSON, _VOCABULARY, _OPTIONS_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
@@ -20,6 +20,7 @@ _NORMALISER = {  # keys of tokenizer_config.json, and what the library calls the
 }
 OWN_VOCABULARY = 1000  # tokens of a vocabulary of the texts' own words, at most
 _NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_MAX_BYTES = 64 << 20
 _SPECIAL = (*_NEEDED, "[MASK]")
 
 _LOG = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ def _file(name: str | Path) -> Path:
         if not found:
             raise UserError(f"{path}: has neither {_JSON} nor {_VOCABULARY}")
         path = found[0]
+    if path.stat().st_size > _MAX_BYTES:
+        raise UserError(f"{path}: more than {_MAX_BYTES >> 20} MiB; BERT's vocabularies have one")
     if path.suffix not in (".json", ".txt"):
         raise UserError(f"{path}: expected {_JSON}, {_VOCABULARY}, or a folder with one of them")
     return path
@@ -186,8 +189,8 @@ def _options(path: Path) -> dict[str, bool]:
     if not path.is_file():
         return {}
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        options = load_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(options, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(options).__name__}")

@@ -14,13 +14,13 @@ S4 and MS3 on AVSS's folder, v1s and v1m. Predictions:
 
 import collections
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ssp_jax.errors import UserError
+from ssp_jax.json_files import load_json
 from ssp_jax.protocols import Protocol
 from tfds_builders.avs_ms3.avs_ms3 import AvsMs3
 from tfds_builders.avs_s4.avs_s4 import AvsS4
@@ -145,7 +145,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if not path.is_file():
         return AVSS_CLASSES
     try:
-        return class_names_from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+        return class_names_from_json(load_json(path))
     except (OSError, ValueError) as error:
         expected = 'expected {"background": 1, "accordion": 2, ...}'
         raise UserError(f"{path}: {error}; {expected}") from error

@@ -23,7 +23,6 @@ from tfds_builders.classes import colour_table, palette
 from tfds_builders.pictures import binary_labels, colour_labels, indices, open_picture
 
 MAX_PIXELS = 4096 * 4096
-MAX_BYTES = 4 * MAX_PIXELS
 
 
 def open_mask(path: Path) -> Image.Image:
@@ -33,8 +32,6 @@ def open_mask(path: Path) -> Image.Image:
       ValueError: missing, larger, or no readable PNG.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"a file of more than {MAX_BYTES >> 20} MiB")
         return open_picture(path, formats=("PNG",), max_pixels=MAX_PIXELS)[0]
     except FileNotFoundError:
         raise ValueError("missing") from None

@@ -43,7 +43,12 @@ examples:
 
 def _parser() -> argparse.ArgumentParser:
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog="python -m ssp_jax.weights", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ssp_jax.weights",
+        description=__doc__,
+        epilog="\n".join([_IMPORT_EXAMPLES, *_EXPORT_EXAMPLES.splitlines()[1:]]),
+        **raw,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser(

@@ -1,6 +1,5 @@
 """Weights of this project as a state dict that AAVS's code loads."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from safetensors.numpy import save_file
 from ssp_jax.checkpoints import read_best
 from ssp_jax.errors import UserError
 from ssp_jax.files import set_usual_mode
+from ssp_jax.json_files import load_json
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.weights import aavs, infer
 from ssp_jax.weights.folder import (
@@ -154,7 +154,7 @@ def _check_gelu(config: Path) -> None:
     if not config.is_file():
         return
     try:
-        model = json.loads(config.read_text())["model"]
+        model = load_json(config)["model"]
         gelu = model.get("gelu") or SIZES[model["size"]]["gelu"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{config}: not the config of a run ({error!r})") from error

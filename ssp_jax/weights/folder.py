@@ -1,12 +1,11 @@
 """Weight folders: parameters under this project's names, with a note of where they come from.
 
 weights.safetensors  float32; a parameter's path in `TrainedNetwork`, 'network/encoder/...'.
-weights.json         what they are: see the keys that `importing.py` writes.
+weights.json         what they are: see the keys that `importing.py` writes; and checksums of all.
 unused.safetensors   perhaps: arrays of the source, under its names, that the model has no place
                      for but an export must give back.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +18,12 @@ from safetensors.numpy import save_file
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import set_usual_mode, whole_folder
+from ssp_jax.json_files import read_sealed, write_sealed
+from tfds_builders.facts import sha256_of
 
 Shapes = Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]]  # arguments -> by path
 WEIGHTS, FACTS, UNUSED = "weights.safetensors", "weights.json", "unused.safetensors"
+_SUMS = "sums"  # in weights.json: file name -> SHA-256
 
 
 def is_weight_folder(folder: str | os.PathLike) -> bool:
@@ -69,7 +71,8 @@ def save_weights(
             save_file(_dense(arrays, np.float32), temporary / WEIGHTS)
             if unused:
                 save_file(_dense(unused), temporary / UNUSED)
-            (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+            sums = {file.name: sha256_of(file) for file in temporary.iterdir()}
+            write_sealed(temporary / FACTS, {**facts, _SUMS: sums})
             for path in temporary.iterdir():
                 set_usual_mode(path)
     except (OSError, SafetensorError) as error:
@@ -89,6 +92,7 @@ def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{Path(folder) / WEIGHTS}: expected float32 arrays, found {', '.join(wrong[:5])}. "
             "Import the weights again: python -m ssp_jax.weights import --help"
         )
+    _check_sum(folder, WEIGHTS)
     return arrays
 
 
@@ -98,14 +102,8 @@ def load_facts(folder: str | os.PathLike) -> dict[str, Any]:
     Raises:
       UserError: not a weight folder, or weights.json is damaged.
     """
-    path = _file(folder, FACTS)
-    try:
-        facts = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(facts, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(facts).__name__}")
-    return facts
+    facts = read_sealed(_file(folder, FACTS), "Import the weights again")
+    return {key: value for key, value in facts.items() if key != _SUMS}
 
 
 def load_arguments(
@@ -160,7 +158,23 @@ def load_model(
 def load_unused(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     """Kept arrays of the source under its names; empty if there are none."""
     path = Path(folder) / UNUSED
+    _check_sum(folder, UNUSED)
     return read_safetensors(path) if path.exists() else {}
+
+
+def _check_sum(folder: str | os.PathLike, name: str) -> None:
+    """safetensors files have no checksum of their own, so weights.json keeps it."""
+    if not (Path(folder) / FACTS).is_file():
+        return  # the arrays alone, which the caller may do with
+    sums = read_sealed(Path(folder) / FACTS, "Import the weights again").get(_SUMS)
+    expected = sums.get(name) if isinstance(sums, dict) else None  # older folders have none
+    if expected is None:
+        return
+    path = _file(folder, name)
+    if sha256_of(path) != expected:
+        raise UserError(
+            f"{path}: not as it was written, its SHA-256 differs. Import the weights again"
+        )
 
 
 def read_safetensors(

@@ -19,6 +19,7 @@ draws/<i>                 the loss's uniform random points (x, y) in order: the 
 
 import json
 import zipfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from ssp_jax.losses.mask_losses import Draws
 from ssp_jax.losses.targets import NO_TARGET, MaskTargets
 from ssp_jax.weights import infer
 from ssp_jax.weights.aavs import aavs_params
+
+_MAX_BYTES = 16 << 30
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 class Reference:
@@ -47,12 +51,16 @@ class Reference:
         if not self.path.is_file():
             raise UserError(f"{path}: no such file")
         try:
+            with zipfile.ZipFile(self.path) as file:
+                size = sum(entry.file_size for entry in file.infolist())
+            if size > _MAX_BYTES:  # few bytes of the file may stand for any number of zeros
+                raise ValueError(f"{size >> 30} GiB unpacked; expected {_MAX_BYTES >> 30} at most")
             with np.load(self.path, allow_pickle=False) as file:
                 self.values = {key: file[key] for key in file.files}
             self.config = json.loads(self["config_json"].tobytes())
             norms = self.values.get("grad_norms_json", np.frombuffer(b"{}", np.uint8))
             self.grad_norms: dict[str, float] = json.loads(norms.tobytes())
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (*_UNREADABLE, AttributeError, RecursionError, MemoryError) as error:
             raise UserError(f"{path}: cannot be read as a file of arrays ({error})") from error
         self.state = {k[6:]: v for k, v in self.values.items() if k.startswith("state/")}
         try:

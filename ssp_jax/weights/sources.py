@@ -1,7 +1,6 @@
 """Reading other projects' weight files, as data only: nothing in them is ever run."""
 
 import hashlib
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from ssp_jax.errors import UserError
+from ssp_jax.json_files import load_json
 from ssp_jax.weights.folder import read_safetensors, widened
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -223,8 +223,8 @@ def _weights_in(folder: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError: not readable as one."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content = load_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")

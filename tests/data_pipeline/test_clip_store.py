@@ -1,9 +1,13 @@
+import io
 import multiprocessing
 import pickle
 
+import numpy as np
 import pytest
+from array_record.python import array_record_module
 
 from ssp_jax.data.clip_store import ClipStore, differences, read_note, write_note
+from ssp_jax.data.saved_arrays import read_array
 from ssp_jax.errors import UserError
 
 RECORDS = [b"", b"a", b"bb" * 10_000, b"c", b"d", b"e", b"f"]
@@ -49,6 +53,31 @@ def test_unreadable_records_are_named_with_the_remedy(tmp_path):
     store.write(RECORDS)
     with pytest.raises(UserError, match=r"clip 1 cannot be read .*Make them again"):
         store.read(1, int)
+
+
+def test_a_shard_in_anothers_place_is_not_read(tmp_path):
+    store, other = make(tmp_path), make(tmp_path / "other")
+    store.write(RECORDS)
+    other.write(RECORDS)
+    for number, found in ((1, r"the stored things of store/00000\."), (2, "a file of 4 records")):
+        path = store.folder / f"{number:05d}.array_record"
+        path.write_bytes((other.folder / "00000.array_record").read_bytes())
+        with pytest.raises(UserError, match=f"it is not this file, but {found}"):
+            store.read(3 * number, bytes)
+    # As code before wrote them, without that record.
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    writer.write(b"old")
+    writer.close()
+    assert store.read(6, bytes) == b"old"
+
+
+def test_a_record_that_claims_to_be_huge(tmp_path):
+    store, header = make(tmp_path), io.BytesIO()
+    description = {"descr": "<f2", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(header, description)
+    store.write([header.getvalue()] * len(RECORDS))
+    with pytest.raises(UserError, match="clip 0 cannot be read"):
+        store.read(0, read_array)
 
 
 def test_notes_are_written_once_and_compared(tmp_path):

@@ -1,5 +1,9 @@
 """Everything that can be wrong with a folder: one message with clip, path and expectation."""
 
+import os
+import struct
+import zlib
+
 import layouts
 import numpy as np
 import pytest
@@ -198,6 +202,62 @@ def test_nothing_whole_is_no_data_set(tmp_path):
     assert not list(tmp_path.glob("p/**/dataset*.json"))
 
 
+# Of strangers.
+
+
+def claimed_png(width, height):
+    """A PNG whose header alone is large."""
+    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"x")
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (*parts, (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (claimed_png(30_000, 30_000), "900000000 pixels"),
+        (claimed_png(10_000, 10_000), "10000 x 10000 pixels are too many"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n%%EndComments\n", "cannot identify"),
+    ],
+)
+def test_pictures_that_are_huge_or_would_run_a_program(s4, content, words):
+    path = s4_file(s4, "visual_frames", 2)
+    path.write_bytes(content)
+    assert_names(refusal(s4), NAME, path, words)
+
+
+def test_a_changed_pixel_of_a_png_shows(s4):
+    path = s4_file(s4, "gt_masks", 2)
+    # Stored, not compressed: a flipped bit is another valid stream.
+    Image.open(path).save(path, compress_level=0)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"IDAT") + 60] ^= 255
+    path.write_bytes(whole)
+    assert_names(refusal(s4), NAME, path, "unreadable picture")
+
+
+def test_what_is_no_file_is_not_read(s4):
+    frame, sound = s4_file(s4, "visual_frames", 2), s4_file(s4, "audio_wav")
+    for path in (frame, sound):
+        path.unlink()
+        os.mkfifo(path)  # would wait for ever
+    message = refusal(s4)
+    assert_names(message, NAME, frame, "not a file")
+    assert_names(message, NAME, sound, "not a file")
+
+
+def test_hours_of_sound_in_few_bytes(s4):
+    path = s4_file(s4, "audio_wav")
+    with soundfile.SoundFile(path, "w", 8000, 1, format="FLAC", subtype="PCM_16") as file:
+        for _ in range(10):
+            file.write(np.zeros(1 << 23, np.int16))
+    assert path.stat().st_size < 1 << 20
+    assert_names(refusal(s4), NAME, path, "83886080 samples", "expected at most 67108864")
+
+
 # Tables.
 
 
@@ -222,7 +282,9 @@ def test_bad_table(s4, text, words):
     assert str(path) in message
 
 
-@pytest.mark.parametrize("uid", ["../../outside", "/etc", "..", ".", "", "a\\b", "v1m/x"])
+@pytest.mark.parametrize(
+    "uid", ["../../outside", "/etc", "..", ".", "", "a\\b", "v1m/x", "x" * 300]
+)
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_names_that_lead_out_of_the_folder_are_refused(avss, uid, allow_missing):
     clips = [*layouts.SEMANTIC_CLIPS, layouts.SemanticClip("vid", uid, "dog", "train", "v2")]

@@ -65,6 +65,39 @@ def test_nothing_stays_when_writing_fails(tmp_path, monkeypatch):
         save_weights(tmp_path / "file" / "w", ARRAYS, {})
 
 
+def test_every_changed_bit_shows(tmp_path):
+    """Files of this format have no checksum of their own."""
+    save_weights(tmp_path / "w", ARRAYS, {"model": {"hidden": 32}}, unused={"old": np.arange(9)})
+    for name, read in (
+        (folder.WEIGHTS, load_weights),
+        (folder.UNUSED, folder.load_unused),
+        (folder.FACTS, load_facts),
+    ):
+        file = tmp_path / "w" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole.replace(b"32", b"33") if name == folder.FACTS else _flipped(whole))
+        with pytest.raises(UserError, match=f"{name}: not as it was written"):
+            read(tmp_path / "w")
+        file.write_bytes(whole)
+        read(tmp_path / "w")
+
+
+def _flipped(content):
+    return content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
+
+
+@pytest.mark.parametrize("length", [1 << 60, 1 << 31])
+def test_a_header_that_claims_to_be_huge(tmp_path, length):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}")
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        folder.read_safetensors(path)
+    header = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        folder.read_safetensors(path)
+
+
 def test_damaged_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="not there"):
         load_weights(tmp_path / "none")

@@ -4,6 +4,9 @@ Every value of both files is compared in tests/models/test_aavs_parity.py.
 """
 
 import functools
+import io
+import struct
+import zipfile
 
 import jax
 import numpy as np
@@ -120,6 +123,27 @@ def test_damaged_files(refused, tmp_path):
         assert "cannot be read" in refused("verify", path)
     np.savez(path, config_json=np.array([{"an": "object"}], dtype=object))
     assert "cannot be read" in refused("verify", path)
+
+
+def test_arrays_that_claim_to_be_huge(refused, tmp_path):
+    path, header = tmp_path / "huge.npz", io.BytesIO()
+    description = {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(header, description)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config_json.npy", header.getvalue())
+    assert "cannot be read" in refused("verify", path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.npy", b"")
+    # 64 GiB, as the list of the archive says.
+    content, size = path.read_bytes(), struct.pack("<I", 0xFFFFFFF0)
+    start = content.rindex(b"PK\x01\x02")
+    entry = bytearray(content[start : start + 51])
+    entry[24:28] = size
+    end = bytearray(content[start + 51 :])
+    end[8:12] = struct.pack("<HH", 5, 5)
+    end[12:16] = struct.pack("<I", 5 * len(entry))
+    path.write_bytes(content[:start] + bytes(entry) * 5 + bytes(end))
+    assert "unpacked; expected 16 at most" in refused("verify", path)
 
 
 def test_relative_error():

@@ -2,11 +2,11 @@
 
 import collections
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssp_jax.errors import UserError
+from ssp_jax.json_files import load_json
 from tfds_builders import folders
 from tfds_builders.classes import (
     AVSS_CLASSES,
@@ -96,7 +96,7 @@ class Avss(FolderBuilder):
             self.warn(path, "missing; took the 71 published classes", "no_class_table")
             return AVSS_CLASSES
         try:
-            names = class_names_from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+            names = class_names_from_json(load_json(path))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {error}; {expected}.") from error
         if names != AVSS_CLASSES:

@@ -1,0 +1,83 @@
+"""JSON from files that may be damaged or of strangers, and with a checksum in those of our own."""
+
+import hashlib
+import json
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ssp_jax.errors import UserError
+from ssp_jax.files import write_whole
+
+MAX_BYTES, MAX_DEPTH = 256 << 20, 64
+_SEAL = "sha256"
+
+
+def load_json(path: Path, *, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The content of a JSON file in UTF-8; `hook` as `object_pairs_hook` of `json.loads`.
+
+    Raises:
+      OSError: it cannot be read. ValueError: no JSON, no plain file, of absurd size or depth.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a file")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"{status.st_size >> 20} MiB; expected at most {MAX_BYTES >> 20}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=hook)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return content
+    raise ValueError("nested too deeply")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def seal(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object with its own checksum in it."""
+    return {**facts, _SEAL: _digest(facts)}
+
+
+def is_sealed(facts: Mapping[str, Any]) -> bool:
+    """Whether the object is as `seal` left it."""
+    return facts.get(_SEAL) == _digest({k: v for k, v in facts.items() if k != _SEAL})
+
+
+def write_sealed(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a JSON object with its own checksum, see `write_whole`."""
+    facts = json.loads(json.dumps(facts))  # as it will be read: names of keys are texts
+    write_whole(path, json.dumps(seal(facts), indent=1) + "\n")
+
+
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """What `write_sealed` wrote, or any object without a checksum, as older code wrote them.
+
+    Raises:
+      UserError: it cannot be read, or is not as it was written; `remedy` ends the message.
+    """
+    try:
+        facts = load_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}). {remedy}") from error
+    if not isinstance(facts, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(facts).__name__}. {remedy}")
+    if _SEAL in facts and not is_sealed(facts):
+        raise UserError(
+            f"{path}: not as it was written, its checksum differs. {remedy}. Whoever edited it by "
+            f"hand removes the key {_SEAL!r}"
+        )
+    return {key: value for key, value in facts.items() if key != _SEAL}
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
