@@ -46,9 +46,10 @@ class VGGish(nnx.Module):
                 # A maximum over a reshaped view: reduce_window is slow in reverse on a CPU.
                 x = x.reshape(batch, time // 2, 2, bands // 2, 2, channels).max((2, 4))
         x = x.reshape(x.shape[0], -1)
-        windows = len(x)
+        windows = x.shape[0]  # no number where a function for any number is exported
         # XLA's CPU backend takes 0.5 s for these layers with two to eight rows, 20 ms with nine.
-        x = jnp.pad(x, ((0, max(0, _ROWS - windows)), (0, 0)))
+        missing = max(0, _ROWS - windows) if isinstance(windows, int) else _ROWS
+        x = jnp.pad(x, ((0, missing), (0, 0)))
         for layer in list(self.dense)[:-1]:
             x = jax.nn.relu(layer(x))
         x = self.dense[-1](x)[:windows]
