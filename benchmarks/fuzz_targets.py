@@ -32,7 +32,7 @@ from ssp_jax.predict.reading import VideoReader
 from ssp_jax.prompts.texts import read_texts, write_text_file
 from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
 from ssp_jax.run_facts import keep_facts, read_facts
-from ssp_jax.run_folder import check_workdir, write_results
+from ssp_jax.run_folder import STAGES, check_workdir, write_results
 from ssp_jax.score.__main__ import run as run_score
 from ssp_jax.sharding import make_mesh
 from ssp_jax.train_state import state_maker
@@ -327,7 +327,7 @@ def _make_overrides(folder: Path) -> None:
 def _read_overrides(folder: Path) -> Found:
     """One override, drawn by what the file was damaged to; there is no number to compare.
 
-    As far as a run comes before it needs data: networks are built, but not compiled.
+    As far as a run comes before it needs data; the network of one stage is built, not compiled.
     """
     content = folder / "override.txt"
     seed = content.read_bytes() if content.is_file() else b""
@@ -337,8 +337,11 @@ def _read_overrides(folder: Path) -> Found:
         key = rng.choice(keys)
         try:
             change = f"--config.{key}={rng.choice(_OVERRIDES)}"
-            config = read_config(f"tests/tiny_run.py:{folder / 'prepared'},ssp", [change])
-            next(dry_run(config, folder / "run"))
+            stage = key.split(".")[0] if key.split(".")[0] in STAGES else rng.choice(STAGES)
+            changes = [f"--config.stages={stage}", change]
+            config = read_config(f"tests/tiny_run.py:{folder / 'prepared'},ssp", changes)
+            paragraphs = dry_run(config, folder / "run")
+            next(paragraphs), next(paragraphs)  # the next one compiles
         except UserError as error:
             if key.split(".")[-1] not in str(error):
                 raise

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from ssp_jax.errors import UserError
 from ssp_jax.processes import is_first
 from ssp_jax.trackers import Trackers
 
@@ -23,12 +24,20 @@ class MetricsWriter:
         evaluated: bool = True,
         trackers: Trackers | None = None,
     ):
-        """`evaluated`: False where the evaluation of `resume_step` will be done again, too."""
+        """`evaluated`: False where the evaluation of `resume_step` will be done again, too.
+
+        Raises:
+          UserError: something else is in the file's place.
+        """
         self._path, self._trackers = folder / "metrics.jsonl", trackers
         if not is_first():
             return
         folder.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
+            if not self._path.is_file():
+                raise UserError(
+                    f"{self._path}: expected a file of numbers; move away what is there"
+                )
             last = resume_step, resume_step if evaluated else resume_step - 1
             lines = self._path.read_text(errors="replace").splitlines()
             kept = [line for line in lines if _is_kept(line, *last)]
