@@ -318,10 +318,18 @@ _OVERRIDES = (
     *("[1,2]", "{}", "'a'", "9" * 40, "1.5", "../../x", "__import__('os')", "ä", "lambda: 1"),
 )
 
+_OF_KIND = {
+    int: ("-1", "0", "1", "7", "100000", "2147483648"),
+    float: ("-1.0", "0.0", "0.5", "1e300", "nan", "inf", "-inf"),
+    tuple: ("()", "('x',)", "(1,)", "(0.0,)", "(1.0,2.0,3.0)", "(nan,inf)", "((1,),)"),
+    type(None): ("-1", "0", "7", "0.5", "True", "x"),
+}
+_SEED = bytes(range(100))  # read, it stands for no override
+
 
 def _make_overrides(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "override.txt").write_text("")
+    (folder / "seed").write_bytes(_SEED)
 
 
 def _read_overrides(folder: Path) -> Found:
@@ -329,14 +337,16 @@ def _read_overrides(folder: Path) -> Found:
 
     As far as a run comes before it needs data; the network of one stage is built, not compiled.
     """
-    content = folder / "override.txt"
+    content = folder / "seed"
     seed = content.read_bytes() if content.is_file() else b""
-    if seed:
+    if seed != _SEED:
         rng = random.Random(seed)
-        keys = sorted(_flat_keys(tiny_run.get_config(kind="ssp").to_dict()))
-        key = rng.choice(keys)
+        values = _flat(tiny_run.get_config(kind="ssp").to_dict())
+        key = rng.choice(sorted(values))
+        # In every second case one of the right kind, else it goes no further.
+        likely = _OF_KIND.get(type(values[key]), _OVERRIDES)
+        change = f"--config.{key}={rng.choice(rng.choice((likely, _OVERRIDES)))}"
         try:
-            change = f"--config.{key}={rng.choice(_OVERRIDES)}"
             stage = key.split(".")[0] if key.split(".")[0] in STAGES else rng.choice(STAGES)
             changes = [f"--config.stages={stage}", change]
             config = read_config(f"tests/tiny_run.py:{folder / 'prepared'},ssp", changes)
@@ -349,11 +359,12 @@ def _read_overrides(folder: Path) -> Found:
     return {"": "nothing to compare"}
 
 
-def _flat_keys(tree: Mapping, prefix: str = "") -> list[str]:
-    keys = []
+def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat = {}
     for key, value in tree.items():
-        keys += _flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
-    return keys
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
 
 
 def _always(path: Path, kind: str) -> bool:

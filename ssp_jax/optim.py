@@ -21,7 +21,7 @@ _NO_DECAY = re.compile(r"(^|/)(bias|scale)$|norm|embed|relative_position|queries
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate per step: linear warm-up, then constant or cosine to `final_share` of it."""
-    warmup = min(config.warmup_steps, max(steps - 1, 1))
+    warmup = min(config.warmup_steps, max(steps - 1, 0))
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, config.lr, warmup, steps, end_value=config.lr * config.final_share

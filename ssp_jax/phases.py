@@ -93,6 +93,8 @@ def plan_phases(config: ConfigDict, name: str) -> list[PhasePlan]:
         )
     if not 0 < stage.phase1.share < 1:
         raise UserError(f"config.{name}.phase1.share={stage.phase1.share}: expected 0 < share < 1")
+    if stage.steps < 2:
+        raise UserError(f"config.{name}.steps={stage.steps}: expected 2 or more, one a phase")
     middle = min(max(round(stage.phase1.share * stage.steps), 1), stage.steps - 1)
     plans = []
     for phase, start, end in (("phase1", 0, middle), ("phase2", middle, stage.steps)):

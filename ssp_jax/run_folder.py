@@ -1,12 +1,12 @@
 """What a run's folder holds besides its stages: the config it belongs to, and its results."""
 
-import functools
 import json
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
+from ssp_jax.config_ranges import check_ranges, flat
 from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
@@ -42,19 +42,6 @@ _MAY_DIFFER = (
     "data.max_bad_clips",
 )
 _OTHER_WORKDIR = "Put a copy back, or use another --workdir"
-_AT_LEAST = {
-    "log_every": 1,
-    "max_skipped": 0,
-    "data.stored_size": 0,
-    "data.frame_size": 0,
-    "data.num_workers": 0,
-    "data.cache_mb": 0,
-    "data.max_bad_clips": 0,
-    "data.frames_per_clip": 0,
-}
-_STAGE_AT_LEAST = dict.fromkeys(
-    ("batch_size", "steps", "eval_every", "num_queries", "max_targets", "accumulate"), 1
-)
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
 
@@ -83,6 +70,7 @@ def check_config(config: ConfigDict) -> None:
         precision of kept features, or an impossible augmentation.
     """
     names = stage_names(config)
+    check_ranges(config)
     get_protocol(config.protocol)
     negative_sounds(config.negative_sounds)
     tracker_names(config.trackers)
@@ -95,12 +83,6 @@ def check_config(config: ConfigDict) -> None:
     ):
         if value not in known:
             raise UserError(f"config.{key}={value!r}: expected one of {', '.join(known)}")
-    sections = [("", config, _AT_LEAST), *((f"{n}.", config[n], _STAGE_AT_LEAST) for n in names)]
-    for prefix, section, least in sections:
-        for key, lowest in least.items():
-            value = functools.reduce(getattr, key.split("."), section)
-            if value < lowest:
-                raise UserError(f"config.{prefix}{key}={value}: expected {lowest} or more")
     Augment(**config.data.augment.to_dict())
     check_kept_features(config)
     check_choices(**{name: config.flow[name] for name in CHOICES})
@@ -170,21 +152,13 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
 
 def differing_keys(one: dict, two: dict) -> dict[str, tuple[str, str]]:
     """'a.b' -> both values as texts, of the keys of two configs (from JSON) that differ."""
-    flat = _flat(one), _flat(two)
-    keys = sorted(flat[0].keys() | flat[1].keys())
+    both = flat(one), flat(two)
+    keys = sorted(both[0].keys() | both[1].keys())
     return {
-        key: tuple(repr(f[key]) if key in f else "no such key" for f in flat)
+        key: tuple(repr(f[key]) if key in f else "no such key" for f in both)
         for key in keys
-        if flat[0].get(key) != flat[1].get(key)
+        if both[0].get(key) != both[1].get(key)
     }
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
 
 
 def read_results(path: Path) -> dict:

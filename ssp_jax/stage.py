@@ -46,8 +46,13 @@ def stage_words(config: ConfigDict, name: str) -> dict[str, dict[str, str]]:
     """'benchmark:split' words by use ('train', 'val', 'test') and name in results.
 
     As the protocol reads them, see `scored_word`. Several words of one set are joined by '+'.
+
+    Raises:
+      UserError: no words, or see `scored_word`.
     """
     stage, protocol = config[name], get_protocol(config.protocol)
+    if not all(isinstance(word, str) for word in stage.train):
+        raise UserError(f"config.{name}.train={stage.train}: expected 'benchmark:split' words")
     words = {"train": {"train": "+".join(stage.train)}, "val": stage.val, "test": stage.test}
     if name != "avs":  # classes have one reading
         return {use: dict(sets) for use, sets in words.items()}

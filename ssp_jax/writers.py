@@ -35,9 +35,7 @@ class MetricsWriter:
         folder.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             if not self._path.is_file():
-                raise UserError(
-                    f"{self._path}: expected a file of numbers; move away what is there"
-                )
+                raise UserError(f"{self._path}: expected a file; move away what is there")
             last = resume_step, resume_step if evaluated else resume_step - 1
             lines = self._path.read_text(errors="replace").splitlines()
             kept = [line for line in lines if _is_kept(line, *last)]
