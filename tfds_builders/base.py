@@ -63,6 +63,7 @@ class Options:
         if self.frame_size is not None and not 16 <= self.frame_size <= 4096:
             raise UserError(
                 f"frame_size: expected 16..4096 pixels or none at all, got {self.frame_size}"
+                " (a run has it as config.data.stored_size)"
             )
 
 

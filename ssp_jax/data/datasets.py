@@ -68,7 +68,10 @@ def check_data_dir(config: ConfigDict, words: Sequence[str]) -> list[str]:
     """
     benchmarks = sorted({parse_word(part)[0] for word in words for part in word.split("+")})
     for benchmark in benchmarks:
-        builder_class(benchmark)
+        try:
+            builder_class(benchmark)
+        except UserError as error:
+            raise UserError(f"train, val or test of the config: {error}") from error
     for benchmark in benchmarks:
         if benchmark not in GENERATED and not config.data_dir:
             raise UserError(_HOW_TO_GET.format(benchmark=benchmark, layout=_LAYOUT[benchmark]))
