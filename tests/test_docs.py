@@ -25,6 +25,7 @@ _LACKING = {
     "ssp_jax.weights": r"(mask2former-swin|vggish|bert-base|REFERENCE|runs/s4/avs|PyTorch)",
     "ssp_jax.prompts": r"(GPU|torch|accelerate)",
     "ssp_jax.report": r"runs/baseline",
+    "ssp_jax.export": r"runs/demo",
     "ssp_jax.hub": r"(runs/demo: no run|published/demo: no such folder)",
     "ssp_jax.predict": r"(concert\.mp4|runs/demo)",
 }

@@ -1,0 +1,209 @@
+"""A run's network as one function for serving, which needs nothing of this project to be called.
+
+  python -m ssp_jax.export runs/demo --out=served/demo
+
+Writes into the new folder
+  function.bin  `jax.export`: (parameters, inputs) -> labels, scores; for cpu, cuda and tpu, any
+                number of frames; stage avs is in it where it prompts stage avss
+  weights.npz   the parameters
+  facts.json    shapes and types of the inputs, names of the classes
+and looks whether what it wrote gives the run's own masks on random inputs. To call it:
+
+  import jax, numpy as np
+  function = jax.export.deserialize(open("served/demo/function.bin", "rb").read())
+  weights = jax.device_put(dict(np.load("served/demo/weights.npz")))
+  labels, scores = jax.jit(function.call)(weights, {"frames": frames, "log_mel": log_mel, ...})
+
+frames: RGB, resized to the network's side; log_mel: `log_mel_windows` of ssp_jax/data/log_mel.py
+(NumPy and SciPy alone), a window a second.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging as absl_logging
+from jaxtyping import Array
+
+from ssp_jax.batch import PROMPTS, AVBatch, fake_batch
+from ssp_jax.clip_tokens import token_shape
+from ssp_jax.errors import UserError
+from ssp_jax.files import whole_folder
+from ssp_jax.mask_prompts import soft_masks
+from ssp_jax.predict.checkpoint import TrainedStage, stages_of_run
+from ssp_jax.stage import REFERENCES, Stage
+from ssp_jax.train_state import path_name
+from ssp_jax.train_step import class_scores
+from ssp_jax.weights.folder import check_new
+
+FUNCTION, WEIGHTS, FACTS = "function.bin", "weights.npz", "facts.json"
+PLATFORMS = ("cpu", "cuda", "tpu")
+_TOLERANCE = 1e-4  # of scores in 0..1, between two compilations of one network
+# What the caller gives, of `AVBatch`; `reference` and `own_reference` are made here.
+_GIVEN = ("frames", "log_mel", *(p for p in PROMPTS if p not in ("reference", "own_reference")))
+Inputs = Mapping[str, Array]
+
+
+def export_run(run: Path, out: Path) -> dict[str, Any]:
+    """Write the folder; what facts.json says.
+
+    Raises:
+      UserError: no trained run, `out` exists, or what was written does not give the same masks.
+    """
+    check_new(out)
+    stages = stages_of_run(run)
+    final, _ = list(stages.values())[-1]
+    example = _example(list(stages.values()), 2)
+    weights = {
+        f"{name}/{path_name(path)}": np.asarray(leaf)
+        for name, (_, params) in stages.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    (frames,) = jax.export.symbolic_shape("frames")
+    shapes = {k: jax.ShapeDtypeStruct((frames, *x.shape[1:]), x.dtype) for k, x in example.items()}
+    exported = jax.export.export(jax.jit(_function(stages)), platforms=PLATFORMS)(
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights), shapes
+    )
+    facts = {
+        "inputs": {k: ["N", *x.shape[1:], str(x.dtype)] for k, x in example.items()},
+        "outputs": {"labels": "N h w, index of the class", "scores": "N K h w, of each class"},
+        "class_names": final.class_names,
+        "platforms": exported.platforms,
+    }
+    with whole_folder(out) as folder:
+        (folder / FUNCTION).write_bytes(exported.serialize())
+        np.savez(folder / WEIGHTS, **weights)
+        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+        for count in (2, 3):
+            _check(folder, stages, _example(list(stages.values()), count))
+    return facts
+
+
+def _function(stages: Mapping[str, TrainedStage]) -> Callable[[Mapping, Inputs], tuple]:
+    """(weights, inputs) -> (labels, scores) of the last stage."""
+    structures = {name: jax.tree.map(lambda x: 0, params) for name, (_, params) in stages.items()}
+    final = list(stages.values())[-1][0]
+
+    def function(weights: Mapping[str, Array], inputs: Inputs):
+        reference = None
+        for name, (stage, _) in stages.items():
+            params = jax.tree_util.tree_map_with_path(
+                lambda path, _, name=name: weights[f"{name}/{path_name(path)}"], structures[name]
+            )
+            batch = _batch(stage, inputs, reference, jnp)
+            size = final.spec.label_size
+            scores = class_scores(stage.graphdef, params, batch, size, stage.config.dtype)
+            reference = soft_masks(scores) if stage is not final else None
+        return scores.argmax(1).astype(jnp.uint8), scores
+
+    return function
+
+
+def _batch(stage: Stage, inputs: Inputs, reference: Array | None, xp) -> AVBatch:
+    """A stage's batch of the given inputs, in the arrays of module `xp`."""
+    spec, count = stage.spec, inputs["frames"].shape[0]
+    nothing = xp.zeros((count, spec.label_size, spec.label_size), xp.uint8)
+    given = ["frames", "log_mel"]
+    given += ["flow_mask"] if spec.flow_mask else []
+    given += ["text_ids", "text_types", "text_mask"] if spec.text_length else []
+    given += ["visual_tokens"] if spec.visual_tokens else []
+    prompts = {}
+    if spec.reference:
+        own = REFERENCES[stage.stage.prompt.source] == "own"
+        prompts["reference"] = nothing if reference is None else reference
+        prompts["own_reference"] = xp.full((count,), own)
+    return AVBatch(
+        **{name: inputs[name] for name in given},
+        **prompts,
+        labels=nothing,
+        valid=xp.ones((count,), bool),
+        annotated=xp.zeros((count,), bool),
+        clip=xp.zeros((count,), xp.int32),
+        second=xp.zeros((count,), xp.int32),
+        sounds=xp.zeros((count, len(spec.sound_names)), xp.float32),
+        sounds_known=xp.zeros((count,), bool),
+    )
+
+
+def _example(stages: Sequence[TrainedStage], count: int) -> dict[str, np.ndarray]:
+    """Random inputs of all that any of the stages reads."""
+    given = {}
+    for stage, _ in stages:
+        spec = stage.spec
+        batch = fake_batch(
+            count,
+            frame_size=spec.frame_size,
+            label_size=spec.label_size,
+            flow_mask=spec.flow_mask,
+            text_length=spec.text_length,
+            visual_tokens=token_shape(stage.clip) if stage.clip else None,
+        )
+        given |= {name: v for name in _GIVEN if (v := getattr(batch, name)) is not None}
+    return given
+
+
+def _check(folder: Path, stages: Mapping[str, TrainedStage], inputs: dict[str, np.ndarray]) -> None:
+    """Compare the files with the prediction that evaluations use."""
+    function = jax.export.deserialize((folder / FUNCTION).read_bytes())
+    with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
+        labels, scores = jax.device_get(jax.jit(function.call)(dict(weights), inputs))
+    count, reference = len(labels), None
+    final = list(stages.values())[-1][0]
+    for stage, params in stages.values():
+        # As many frames as divide over the devices.
+        repeated = {k: np.repeat(v, stage.mesh.size, axis=0) for k, v in inputs.items()}
+        predict = stage.predict if stage is final else stage.make_predict(final.spec.label_size)
+        batch = stage.put(_batch(stage, repeated, reference, np))
+        expected = predict(params, batch)
+        reference = None if stage is final else np.asarray(soft_masks(expected))
+    expected = np.asarray(expected)[:: stage.mesh.size]
+    difference = float(np.abs(scores - expected).max())
+    other = float((labels != expected.argmax(1)).mean())
+    if len(expected) != count or not difference <= _TOLERANCE or other > 1e-3:
+        raise UserError(
+            f"the exported function does not give the run's masks: scores differ by "
+            f"{difference:.1e}, {100 * other:.2f} % of the pixels have another class. Please report"
+        )
+
+
+def run(argv: Sequence[str] | None = None) -> str:
+    """The command; what to say at its end.
+
+    Raises:
+      UserError: see `export_run`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m ssp_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="of ssp_jax.main or ssp_jax.hub pull")
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="new folder")
+    flags = parser.parse_args(argv)
+    facts = export_run(flags.run, flags.out)
+    return f"{flags.out}: for {', '.join(facts['platforms'])}; inputs {json.dumps(facts['inputs'])}"
+
+
+def main() -> None:
+    """Entry of the command; a UserError becomes one message and exit status 1."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("orbax").setLevel(logging.ERROR)
+    status = 0
+    try:
+        print(run())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
