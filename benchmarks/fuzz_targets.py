@@ -263,7 +263,7 @@ def _read_run(folder: Path) -> Found:
         "config": config.to_json(sort_keys=True),
         "names": (facts.data.class_names, facts.data.sound_names),
         "results": results.get("s4"),
-        "metrics": (folder / "avs/metrics.jsonl").read_bytes(),
+        "metrics": [path.read_bytes() for path in folder.glob("avs/*.jsonl")],
     }
 
 

@@ -158,7 +158,7 @@ def kill_at(run: Run, moment: Moment, rng: random.Random, number: int = signal.S
     return status != 0
 
 
-def _left_behind(session: int, patience: float = 10.0) -> list[str]:
+def _left_behind(session: int, patience: float = 60.0) -> list[str]:
     """Processes of the session that are still there after so many seconds."""
     deadline = time.monotonic() + patience
     while left := [n for n in os.listdir("/proc") if n.isdigit() and _is_of(int(n), session)]:

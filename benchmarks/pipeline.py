@@ -22,9 +22,10 @@ import tensorflow_datasets as tfds
 from absl import app, flags
 from PIL import Image
 
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.log_mel import log_mel_windows
 from ssp_jax.data.pipeline import train_batches
-from ssp_jax.data.reader import FrameCache, ReadSpec
+from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource
 from tfds_builders.features import clip_features
 

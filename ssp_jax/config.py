@@ -18,6 +18,7 @@ _MODEL = _OF_SIZES | {
     "vta_visual": str,
     "vta_stride": int,
     "vta_into": str,
+    "vta_norm": str,
     "vta_queries": bool,
     "clip_width": int,
     "bert_adapters": bool,

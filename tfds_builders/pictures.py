@@ -2,6 +2,7 @@
 
 import io
 import stat
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG")
 MAX_PIXELS = 7680 * 4320
 MAX_BYTES = 4 * MAX_PIXELS
+# Pillow's warning is of no use where more pixels are refused.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # What Pillow raises for a damaged file, depending on where the damage is.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 

@@ -1,8 +1,8 @@
 """Training clips that cannot be read: others take their place, up to a number of them.
 
-What takes a clip's place is decided by seed, epoch and clip alone, as all that a batch holds. So
-batches stay full, and the same on every number of workers and after a restart, as long as the same
-clips are bad.
+What takes the place of a frame that cannot be read, or whose sound cannot, is decided by seed,
+epoch, clip and second alone. So batches stay full, and the same on every number of processes and
+workers and after a restart, as long as the same files are bad.
 """
 
 import logging
@@ -19,7 +19,7 @@ _STREAM = 7  # of random numbers, apart from those of `order` and `pipeline`
 
 
 class Replacer:
-    """Reads visits; another clip's where one cannot be read."""
+    """Reads visits; frames of other clips where one cannot be read."""
 
     def __init__(self, read: Callable[[Visit], Any], counts: np.ndarray, seed: int, limit: int):
         """`counts`: usable frames of the clips. `limit`: of bad clips in one batch; 0: none."""
@@ -33,39 +33,35 @@ class Replacer:
         """
         parts, bad = [], {}
         for visit in visits:
-            parts += self._filled(visit, bad)
+            try:
+                parts.append(self._read(visit))
+            except UserError:
+                if not self._limit:
+                    raise
+                parts += [self._slot(visit, second, bad) for second in visit.seconds]
         return parts, bad
 
-    def _filled(self, visit: Visit, bad: dict[int, str]) -> list[Any]:
-        parts, left = [], len(visit.seconds)
-        for instead in self._candidates(visit):
-            count = min(left, len(instead.seconds))
-            part = Visit(instead.epoch, instead.clip, instead.seconds[:count])
+    def _slot(self, visit: Visit, second: int, bad: dict[int, str]) -> Any:
+        """One by one: a batch may hold a part of a visit, and what it holds must not matter."""
+        for instead in self._candidates(visit, second):
             try:
-                parts.append(self._read(part))
+                return self._read(instead)
             except UserError as error:
-                bad[part.clip] = str(error)
+                bad[instead.clip] = str(error)
                 if len(bad) > self._limit:
                     raise _too_many(error, self._limit) from error
-                continue
-            left -= count
-            if not left:
-                break
-        return parts
+        raise UserError("too few training clips can be read to fill a batch")
 
-    def _candidates(self, visit: Visit) -> Iterable[Visit]:
-        yield visit
-        rng = np.random.default_rng([self._seed, visit.epoch, _STREAM, visit.clip])
+    def _candidates(self, visit: Visit, second: int) -> Iterable[Visit]:
+        yield Visit(visit.epoch, visit.clip, (second,))
+        rng = np.random.default_rng([self._seed, visit.epoch, _STREAM, visit.clip, second])
         for clip in map(int, rng.permutation(np.flatnonzero(self._counts))):
             if clip != visit.clip:
-                order = rng.permutation(int(self._counts[clip]))[: len(visit.seconds)]
-                yield Visit(visit.epoch, clip, tuple(sorted(order.tolist())))
-        raise UserError("too few training clips can be read to fill a batch")
+                yield Visit(visit.epoch, clip, (int(rng.integers(self._counts[clip])),))
 
 
 def _too_many(why: UserError | str, limit: int) -> UserError:
-    left_out = f". {limit} others were left out, as config.data.max_bad_clips={limit} allows"
-    return UserError(f"{why}{left_out if limit else ''}")
+    return UserError(f"{why} {limit} others were left out, as config.data.max_bad_clips allows")
 
 
 class Tally:

@@ -15,8 +15,10 @@ from absl import flags
 
 from ssp_jax.batch import AVBatch
 from ssp_jax.data.bad_clips import Replacer, Tally
+from ssp_jax.data.beside import Beside
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.order import EvalOrder, TrainOrder, Visit
-from ssp_jax.data.reader import Beside, FrameCache, FrameReader, Heard, ReadSpec, Reference, Slots
+from ssp_jax.data.reader import FrameReader, Heard, ReadSpec, Reference, Slots
 from ssp_jax.data.sounds import NEGATIVE_SOUNDS, Sounds, foreign_clips, lender_for, table_sounds
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment

@@ -5,15 +5,16 @@ Runs in threads and worker processes: no JAX here.
 
 import dataclasses
 import functools
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from ssp_jax.batch import BACKBONE
 from ssp_jax.data import log_mel, sounds, transforms
+from ssp_jax.data.beside import Beside, ClipMaps
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.sources import Clip, ClipSource
 from ssp_jax.errors import UserError
 
@@ -89,80 +90,6 @@ class ReadSpec:
             raise UserError(
                 f"short_audio: expected repeat, silence or zeros, got {self.short_audio!r}"
             )
-
-
-class ClipMaps(Protocol):
-    """Maps of every frame of a clip, by the clip's index; comparable, so that it can be a key."""
-
-    def read(self, clip: int) -> UInt8[np.ndarray, "frames h w"]:
-        """0..255."""
-
-
-class FrameFeatures(Protocol):
-    """The encoder's maps of every annotated frame of a clip, by the clip's index."""
-
-    shapes: tuple[tuple[int, int, int], ...]  # of a frame's, strides 4..32
-    dtype: np.dtype
-
-    def read(self, clip: int, second: int) -> Sequence[Float[np.ndarray, "h w C"]]:
-        """Of one frame, in this precision; IndexError where it is not annotated."""
-
-
-class ClipTokens(Protocol):
-    """CLIP's tokens of every annotated frame of a clip, by the clip's index."""
-
-    shape: tuple[int, int, int]  # of a frame's
-
-    def read(self, clip: int) -> Float[np.ndarray, "frames g k E"]:
-        """float16."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Beside:
-    """What lies beside a source's clips, in their order; None where a run has no use for it.
-
-    Attributes:
-      masks: what stage 1 predicted by the sound that it heard, maps of the annotated frames.
-      flow_masks: M_O, of all frames.
-      texts: 'text_ids', 'text_types', 'text_mask', (2, clips + 1, L): as they are and as they would
-        be of the mirrored clip; the last row is "no text".
-      visual_tokens: CLIP's, of the annotated frames.
-      features: the encoder's, of the annotated frames as they are. Slots then have them in place of
-        the frames, and must be of annotated frames that no transform changes.
-    """
-
-    masks: Mapping[sounds.Sounds, ClipMaps] | None = None
-    flow_masks: ClipMaps | None = None
-    texts: dict[str, np.ndarray] | None = None
-    visual_tokens: ClipTokens | None = None
-    features: FrameFeatures | None = None
-
-
-class FrameCache:
-    """Decoded, resized frames in memory, up to a byte budget; safe between threads.
-
-    Decoding dominates on few cores, so a small set is decoded once. When the budget is used up
-    nothing more is kept: under reshuffled epochs no replacement rule would do better.
-    """
-
-    def __init__(self, max_bytes: int):
-        self._left, self._kept, self._lock = max_bytes, {}, threading.Lock()
-
-    def get(self, key: Any, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-        """The arrays of a key, made where they are not kept. They are shared: do not write."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-        arrays = make()
-        size = sum(array.nbytes for array in arrays)
-        with self._lock:
-            if key not in self._kept and size <= self._left:
-                self._left -= size
-                self._kept[key] = arrays
-        return arrays
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
 
 class FrameReader:

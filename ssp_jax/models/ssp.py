@@ -58,6 +58,7 @@ class SSP(nnx.Module):
         that are given, of width clip_width.
       vta_into: what it changes: 'mask_features' (as the paper says) or 'all', the maps that the
         queries attend to as well (ours).
+      vta_norm: how it is added: 'all' or 'added', see `VTA`.
       vta_queries: (ours) what BERT makes of A2, projected, is added to the audio embedding, so that
         queries (and the audio-visual map) look for what is named as for what is heard.
       bert_vocabulary, bert_length, bert_width, bert_layers, bert_heads, bert_ffn, bert_adapters:
@@ -99,6 +100,7 @@ class SSP(nnx.Module):
         vta_visual: str = "swin",
         vta_stride: int = 32,
         vta_into: str = "mask_features",
+        vta_norm: str = "all",
         vta_queries: bool = False,
         clip_width: int = 768,
         bert_vocabulary: int = 30522,
@@ -159,12 +161,14 @@ class SSP(nnx.Module):
         if vta != "none":
             self.vta_level = STRIDES.index(vta_stride)
             if vta_queries:
-                self.text_projection = Linear(bert_width, hidden, kernel_init=head_init, rngs=rngs)
+                zero = nnx.initializers.zeros_init()  # the sound is first of all what it was
+                self.text_projection = Linear(bert_width, hidden, kernel_init=zero, rngs=rngs)
             self.vta = VTA(
                 hidden,
                 4 if vta_into == "all" else 1,
                 clip_width if vta_visual == "clip" else self.encoder.channels[self.vta_level],
                 variant=vta,
+                norm=vta_norm,
                 bert={
                     "vocabulary": bert_vocabulary,
                     "max_length": bert_length,

@@ -26,16 +26,18 @@ class VTA(nnx.Module):
       [queries of pass 1 ; text] without V. Each is pooled over the queries and broadcast.
     - cross_attention: the ablation without VTA: BERT reads the text alone, V attends to it.
 
-    Every map x becomes LayerNorm(x + Align1 + Align2).
+    Every map x becomes LayerNorm(x + Align1 + Align2), as the paper says; or (ours) x + what that
+    adds to LayerNorm(x), which leaves a pretrained network as it is until the texts say something.
 
     Args:
       channels: C of the maps. num_maps: how many there are.
       visual_width: E of the visual tokens V, a multiple of 4.
       variant: 'joint', 'qformer' or 'cross_attention'.
+      norm: 'all' or 'added', the two forms above.
       bert: arguments of `Bert`.
 
     Raises:
-      ValueError: an unknown variant.
+      ValueError: an unknown variant or norm.
     """
 
     def __init__(
@@ -45,12 +47,15 @@ class VTA(nnx.Module):
         visual_width: int,
         *,
         variant: str,
+        norm: str = "all",
         bert: Mapping[str, Any],
         rngs: nnx.Rngs,
     ):
         if variant not in VARIANTS[1:]:
             raise ValueError(f"vta: one of {VARIANTS}, not {variant!r}")
-        self.variant = variant
+        if norm not in ("all", "added"):
+            raise ValueError(f"vta_norm: 'all' or 'added', not {norm!r}")
+        self.variant, self.norm = variant, norm
         if variant == "qformer":
             bert = {**bert, "num_queries": NUM_QUERIES, "cross_width": visual_width}
         self.bert = Bert(**bert, rngs=rngs)
@@ -91,7 +96,8 @@ class VTA(nnx.Module):
                 added = resize_bilinear(total, features.shape[1:3], axes=(1, 2))
             else:
                 added = total  # pooled: the same everywhere
-            results.append(norm(features + added.astype(features.dtype)))
+            normed = norm(features + added.astype(features.dtype))
+            results.append(normed if self.norm == "all" else features + normed - norm(features))
         return results, aligned
 
     def _align(self, visual, ids, types, mask) -> dict[str, Float[Array, "N g k C"]]:

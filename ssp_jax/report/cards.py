@@ -1,25 +1,24 @@
 """The parts that the page of a run and that of a comparison share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from ssp_jax.report.markup import Markup, bar, joined, percent, picture, table, tag
 
-Card = Markup
 _LEAST_CELL = 42  # side of a frame in a strip on a narrow screen, pixels
 
 
-def card(title: object, *body: object, note: str | None = None, whole: bool = False) -> Card:
+def card(title: object, *body: object, note: str | None = None, whole: bool = False) -> Markup:
     """A box with a title, and a word of what it shows; `whole`: as wide as the page."""
     says = tag("p", note, class_="note") if note else None
     return tag("section", tag("h3", title), *body, says, class_="card whole" if whole else "card")
 
 
-def cards(*boxes: Card | None, class_: str = "") -> Markup:
+def cards(*boxes: Markup | None, class_: str = "") -> Markup:
     """Boxes side by side, as many as there is room for."""
     return tag("div", *boxes, class_=f"cards {class_}".strip())
 
 
-def figure(title: str, svg: str, note: str | None = None, *, whole: bool = False) -> Card:
+def figure(title: str, svg: str, note: str | None = None, *, whole: bool = False) -> Markup:
     """A box with a plot; `whole`: as wide as the page, and never too small to be read."""
     image = picture("image/svg+xml", svg, title)
     if whole:
@@ -27,7 +26,7 @@ def figure(title: str, svg: str, note: str | None = None, *, whole: bool = False
     return card(title, image, note=note)
 
 
-def group_table(group: Mapping) -> Card:
+def group_table(group: Mapping) -> Markup:
     """Scores by kind of frame, see `groups.frame_groups`."""
     rows = [
         [row["name"], row["count"], bar(row["iou"]), percent(row["fscore"])]
@@ -36,9 +35,8 @@ def group_table(group: Mapping) -> Card:
     return card(group["title"], table(["", "number", "IoU", "F"], rows), note=group["note"])
 
 
-def strips(view: Mapping, titles: Iterable[str] | None = None) -> Markup:
-    """The rows of pictures of a clip, or those of some titles; long ones scroll together."""
-    wanted = None if titles is None else set(titles)
+def strips(view: Mapping) -> Markup:
+    """The rows of pictures of a clip; long ones scroll together."""
     figures = [
         tag(
             "figure",
@@ -46,7 +44,6 @@ def strips(view: Mapping, titles: Iterable[str] | None = None) -> Markup:
             picture("image/jpeg", strip["picture"], strip["title"]),
         )
         for strip in view["strips"]
-        if wanted is None or strip["title"] in wanted
     ]
     least = f"min-width:{_LEAST_CELL * len(view['seconds'])}px"
     return tag("div", tag("div", *figures, style=least), class_="strips")

@@ -26,13 +26,11 @@ class Scored:
     Attributes:
       curves: F-score by threshold; a single one in the semantic task. counted: False where the
         F-score has no meaning, nothing being there.
-      activated: share of the frame's pixels predicted to be of any class.
     """
 
     iou: Float[np.ndarray, " N"]
     curves: Float[np.ndarray, "N T"]
     counted: Bool[np.ndarray, " N"]
-    activated: Float[np.ndarray, " N"]
 
     def of(self, rows: Bool[np.ndarray, " N"] | slice) -> dict[str, float | int | None]:
         """Means over some of them; the F-score is the best over thresholds of the mean."""
@@ -41,24 +39,20 @@ class Scored:
             "count": len(iou),
             "iou": float(iou.mean()) if len(iou) else None,
             "fscore": float(curves.mean(axis=0).max()) if len(curves) else None,
-            "activated": float(self.activated[rows].mean()) if len(iou) else None,
         }
 
 
 def score_frames(frames: Mapping[str, np.ndarray], *, binary: bool) -> Scored:
     """Of the counts of `BinaryState.frames` or `SemanticState.frames`."""
     if binary:
-        activated = frames["predicted"] / frames["pixels"]
-        return Scored(frame_iou(frames), frame_fscore(frames), frames["target"] > 0, activated)
+        return Scored(frame_iou(frames), frame_fscore(frames), frames["target"] > 0)
     iou, fscore, occurs = (values[:, 1:] for values in frame_class_scores(frames))
     number = occurs.sum(axis=1)
 
     def mean(values):
         return np.where(number > 0, values.sum(axis=1) / np.maximum(number, 1), 1.0)
 
-    pixels = np.maximum(frames["target"].sum(axis=1), 1)
-    activated = 1 - frames["predicted"][:, 0] / pixels
-    return Scored(mean(iou), mean(fscore)[:, None], np.ones(len(iou), bool), activated)
+    return Scored(mean(iou), mean(fscore)[:, None], np.ones(len(iou), bool))
 
 
 def is_sounding(frames: Mapping[str, np.ndarray], *, binary: bool) -> Bool[np.ndarray, " N"]:
@@ -123,9 +117,7 @@ def _by_size(scored: Scored, frames: Mapping[str, np.ndarray], binary: bool) -> 
         where = np.nonzero(target)
         iou, fscore, _ = frame_class_scores(frames)
         every = np.ones(len(where[0]), bool)
-        regions = Scored(
-            iou[:, 1:][where], fscore[:, 1:][where][:, None], every, scored.activated[where[0]]
-        )
+        regions = Scored(iou[:, 1:][where], fscore[:, 1:][where][:, None], every)
         share = (target / np.maximum(frames["target"].sum(axis=1), 1)[:, None])[where]
     what = "The sounding pixels of a frame" if binary else "One class in one frame"
     return _table(

@@ -41,7 +41,7 @@ def test_others_take_their_place_whatever_reads_and_wherever_it_begins(source, c
         after = list(itertools.islice(whole, 12))
         assert whole.get_state() == {"next_batch": 16, "bad_clips": [5, 6]}
     assert all(batch.valid.all() for batch in (*before, *after))
-    # A bad clip's slots hold another clip; what precedes the broken second may be its own.
+    # What cannot be read is another clip's; a bad clip's other frames stay.
     for batch in (*before, *after):
         assert not np.any((batch.clip == 5) & (batch.second == 2))
         assert not np.any((batch.clip == 6) & (batch.second == 1))
@@ -63,7 +63,7 @@ def test_others_take_their_place_whatever_reads_and_wherever_it_begins(source, c
 def test_one_more_than_allowed_is_an_error(source):
     with pytest.raises(UserError, match=r"clip -clip0, (frame 2|label map 1): cannot be decoded"):
         take(batches(source), 16)
-    with pytest.raises(UserError, match=r"\. 1 others were left out, as config\.data"):
+    with pytest.raises(UserError, match=r"again\. 1 others were left out, as config\.data"):
         take(batches(source, max_bad_clips=1), 16)
     with pytest.raises(UserError, match="expected 0 or more"):
         batches(source, max_bad_clips=-1)

@@ -13,9 +13,10 @@ from tiny_clips import (
 )
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.log_mel import SILENCE, log_mel_windows
 from ssp_jax.data.pipeline import eval_batches, frames_per_epoch, train_batches
-from ssp_jax.data.reader import FrameCache, FrameReader, ReadSpec
+from ssp_jax.data.reader import FrameReader, ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import Augment, resize_labels
 from ssp_jax.errors import UserError

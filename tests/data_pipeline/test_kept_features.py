@@ -13,8 +13,9 @@ from flax import nnx
 
 from ssp_jax import kept_features
 from ssp_jax.batch import BACKBONE, normalised_frames
+from ssp_jax.data.beside import Beside
 from ssp_jax.data.pipeline import train_batches
-from ssp_jax.data.reader import Beside, ReadSpec
+from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.data.transforms import decode_frame
 from ssp_jax.errors import UserError

@@ -7,9 +7,11 @@ import numpy as np
 from tiny_clips import CLASS_NAMES, SOUND_NAMES, take
 
 from ssp_jax.batch import BACKBONE, AVBatch, fake_batch
+from ssp_jax.data.beside import Beside
+from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches, train_batches
-from ssp_jax.data.reader import Beside, FrameCache, FrameReader, ReadSpec
+from ssp_jax.data.reader import FrameReader, ReadSpec
 from ssp_jax.data.transforms import Augment
 
 SPEC = ReadSpec(

@@ -69,6 +69,9 @@ def test_begins_as_a_layer_norm_and_learns_at_once(variant):
     mean, deviation = maps[0].mean(-1, keepdims=True), maps[0].std(-1, keepdims=True)
     np.testing.assert_allclose(result, (maps[0] - mean) / deviation, atol=1e-3)
     graphdef, params = nnx.split(vta)
+    vta.norm = "added"
+    (same,), _ = run(vta, maps, visual, texts)
+    np.testing.assert_allclose(same, maps[0], atol=1e-6)
     grads = jax.jit(
         jax.grad(lambda p: (nnx.merge(graphdef, p)(maps, visual, *texts)[0][0] ** 3).sum())
     )(params)
@@ -78,3 +81,5 @@ def test_begins_as_a_layer_norm_and_learns_at_once(variant):
 def test_an_unknown_variant():
     with pytest.raises(ValueError, match="joint"):
         VTA(8, 1, 4, variant="bert", bert=BERT, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="vta_norm: 'all' or 'added'"):
+        VTA(8, 1, 4, variant="joint", norm="none", bert=BERT, rngs=nnx.Rngs(0))

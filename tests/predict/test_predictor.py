@@ -12,6 +12,7 @@ from PIL import Image
 
 from configs import avss
 from ssp_jax.errors import UserError
+from ssp_jax.json_files import write_sealed
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.predict import Predictor
 from ssp_jax.predict.clips import cut
@@ -123,7 +124,8 @@ def test_a_run_that_lacks_something_says_so(trained, tmp_path):
     with pytest.raises(UserError, match=r"no run \(no config\.json\)"):
         Predictor.from_run(tmp_path)
     config = json.loads((workdir / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    del config["sha256"]
+    write_sealed(tmp_path / "config.json", config)
     with pytest.raises(UserError, match=r"no facts\.json.*run's own command once more"):
         Predictor.from_run(tmp_path)
     (tmp_path / "facts.json").symlink_to(workdir / "facts.json")
@@ -134,7 +136,7 @@ def test_a_run_that_lacks_something_says_so(trained, tmp_path):
     with pytest.raises(UserError, match="prompted with the masks of stage avs, which is not there"):
         Predictor.from_run(tmp_path)
     config["avss"]["prompt"]["stage1"] = str(workdir / "avs")
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_sealed(tmp_path / "config.json", config)
     assert Predictor.from_run(tmp_path).stage_name == "avss"
     config["avss"]["prompt"]["source"] = "truth"
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -18,7 +18,7 @@ HOSTILE = "</style><script>alert(1)</script>\"'><img src=x onerror=alert(1)> $\\
 
 def record(name="avss", words="avss:test", generated=(), left_out=0):
     """Of three clips and three classes, every name of it hostile."""
-    score = {"iou": 0.5, "fscore": None, "activated": 0.1}
+    score = {"iou": 0.5, "fscore": None}
     clips = [
         {"clip": i, "count": 2, "uid": f"{i}{HOSTILE}", "subset": HOSTILE, "category": HOSTILE}
         | score
