@@ -91,7 +91,7 @@ def _compiled(kind: str, name: str, trains: str, mesh) -> tuple[float, float]:
 
 def _trainings() -> None:
     print("\nWhole trainings, FLOPs by hand, bfloat16, evaluations included:\n")
-    devices = " | ".join(f"{name}: floor, expected h, $" for name in DEVICES)
+    devices = " | ".join(f"{name}: h at the peak, expected, price" for name in DEVICES)
     print(f"| config | frames trained | evaluated | PFLOP | {devices} |")
     print("|---" * (4 + len(DEVICES)) + "|")
     for title, module in CONFIGS.items():
@@ -101,7 +101,7 @@ def _trainings() -> None:
             for device in DEVICES.values():
                 floor = flops / device.flops / 3600
                 hours = floor / _UTILISATION.value
-                cells.append(f"{floor:.1f}, {hours:.1f}, {hours * device.price:.0f}")
+                cells.append(f"{floor:.2f}, {hours:.2f}, ${hours * device.price:.2f}")
             print(
                 f"| {title}:{kind} | {trained:,} | {evaluated:,} | {flops / 1e15:.0f} | "
                 f"{' | '.join(cells)} |"
