@@ -1,4 +1,4 @@
-"""A run's network as one function for serving, which needs nothing of this project to be called.
+"""A run's network as one function for serving, which needs JAX alone (and its `flatbuffers`).
 
   python -m ssp_jax.export runs/demo --out=served/demo
 
@@ -38,6 +38,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.mask_prompts import soft_masks
 from ssp_jax.predict.checkpoint import TrainedStage, stages_of_run
+from ssp_jax.predict.clips import SECONDS
 from ssp_jax.stage import REFERENCES, Stage
 from ssp_jax.train_state import path_name
 from ssp_jax.train_step import class_scores
@@ -45,7 +46,9 @@ from ssp_jax.weights.folder import check_new
 
 FUNCTION, WEIGHTS, FACTS = "function.bin", "weights.npz", "facts.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
-_TOLERANCE = 1e-4  # of scores in 0..1, between two compilations of one network
+# Between two compilations of one network: mean difference of its scores in 0..1, and share of
+# pixels that get another class.
+_TOLERANCE = {"float32": (1e-4, 1e-3), "bfloat16": (1e-2, 1e-2)}
 # What the caller gives, of `AVBatch`; `reference` and `own_reference` are made here.
 _GIVEN = ("frames", "log_mel", *(p for p in PROMPTS if p not in ("reference", "own_reference")))
 Inputs = Mapping[str, Array]
@@ -60,7 +63,7 @@ def export_run(run: Path, out: Path) -> dict[str, Any]:
     check_new(out)
     stages = stages_of_run(run)
     final, _ = list(stages.values())[-1]
-    example = _example(list(stages.values()), 2)
+    example = _example(list(stages.values()))
     weights = {
         f"{name}/{path_name(path)}": np.asarray(leaf)
         for name, (_, params) in stages.items()
@@ -80,9 +83,9 @@ def export_run(run: Path, out: Path) -> dict[str, Any]:
     with whole_folder(out) as folder:
         (folder / FUNCTION).write_bytes(exported.serialize())
         np.savez(folder / WEIGHTS, **weights)
+        difference, other = _check(folder, stages, example)
+        facts["checked"] = {"mean_score_difference": difference, "pixels_of_another_class": other}
         (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
-        for count in (2, 3):
-            _check(folder, stages, _example(list(stages.values()), count))
     return facts
 
 
@@ -132,13 +135,13 @@ def _batch(stage: Stage, inputs: Inputs, reference: Array | None, xp) -> AVBatch
     )
 
 
-def _example(stages: Sequence[TrainedStage], count: int) -> dict[str, np.ndarray]:
-    """Random inputs of all that any of the stages reads."""
+def _example(stages: Sequence[TrainedStage]) -> dict[str, np.ndarray]:
+    """Random inputs of all that any of the stages reads; as many as `ssp_jax.predict` takes."""
     given = {}
     for stage, _ in stages:
         spec = stage.spec
         batch = fake_batch(
-            count,
+            SECONDS,
             frame_size=spec.frame_size,
             label_size=spec.label_size,
             flow_mask=spec.flow_mask,
@@ -149,12 +152,15 @@ def _example(stages: Sequence[TrainedStage], count: int) -> dict[str, np.ndarray
     return given
 
 
-def _check(folder: Path, stages: Mapping[str, TrainedStage], inputs: dict[str, np.ndarray]) -> None:
-    """Compare the files with the prediction that evaluations use."""
+def _check(
+    folder: Path, stages: Mapping[str, TrainedStage], inputs: dict[str, np.ndarray]
+) -> tuple[float, float]:
+    """Compare the files with the prediction that evaluations use; mean difference of the scores,
+    and share of pixels of another class."""
     function = jax.export.deserialize((folder / FUNCTION).read_bytes())
     with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
         labels, scores = jax.device_get(jax.jit(function.call)(dict(weights), inputs))
-    count, reference = len(labels), None
+    reference = None
     final = list(stages.values())[-1][0]
     for stage, params in stages.values():
         # As many frames as divide over the devices.
@@ -164,13 +170,16 @@ def _check(folder: Path, stages: Mapping[str, TrainedStage], inputs: dict[str, n
         expected = predict(params, batch)
         reference = None if stage is final else np.asarray(soft_masks(expected))
     expected = np.asarray(expected)[:: stage.mesh.size]
-    difference = float(np.abs(scores - expected).max())
+    difference = float(np.abs(scores - expected).mean())
     other = float((labels != expected.argmax(1)).mean())
-    if len(expected) != count or not difference <= _TOLERANCE or other > 1e-3:
+    most = _TOLERANCE[final.config.dtype]
+    if not (difference <= most[0] and other <= most[1]):
         raise UserError(
-            f"the exported function does not give the run's masks: scores differ by "
-            f"{difference:.1e}, {100 * other:.2f} % of the pixels have another class. Please report"
+            "the exported function does not give the run's masks: scores differ by "
+            f"{difference:.1e} in the mean, {100 * other:.2f} % of the pixels have another class. "
+            "Please report this"
         )
+    return difference, other
 
 
 def run(argv: Sequence[str] | None = None) -> str:
@@ -189,7 +198,12 @@ def run(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="new folder")
     flags = parser.parse_args(argv)
     facts = export_run(flags.run, flags.out)
-    return f"{flags.out}: for {', '.join(facts['platforms'])}; inputs {json.dumps(facts['inputs'])}"
+    checked = facts["checked"]
+    return (
+        f"{flags.out}: for {', '.join(facts['platforms'])}; inputs {json.dumps(facts['inputs'])}\n"
+        f"on random inputs {100 * checked['pixels_of_another_class']:.3f} % of the pixels have "
+        f"another class than by the run, scores differ by {checked['mean_score_difference']:.1e}"
+    )
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 _USE = """\
 ```sh
-pip install ssp-jax  # or a checkout of the project
+pip install -e .  # in a checkout of ssp_jax
 python -m ssp_jax.hub pull {where} --out={name}
 python -m ssp_jax.predict VIDEO.mp4 --checkpoint={name}
 python -m ssp_jax.main --config=CONFIG.py --config.init_from={name}/{stage}
@@ -64,7 +64,7 @@ def _metadata(name: str, config: ConfigDict, results: Mapping, licence: str) -> 
             metric_type=metric,
             metric_value=round(float(results[test][key]), 4),
         )
-        for test, words, _ in _tests(config)
+        for test, words in _tests(config)
         if test in results
         for key, metric in metrics.items()
     ]
@@ -79,24 +79,25 @@ def _metadata(name: str, config: ConfigDict, results: Mapping, licence: str) -> 
     return data.to_yaml()
 
 
-def _tests(config: ConfigDict) -> Iterator[tuple[str, str, str]]:
-    """(name in results, data, stage)."""
+def _tests(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """(name in results, data)."""
     for stage in ("avs", "avss"):
-        for test, words in sorted(config[stage].test.items()) if stage in config else ():
-            yield test, words, stage
+        yield from sorted(config[stage].test.items()) if stage in config else ()
 
 
 def _scores(config: ConfigDict, results: Mapping[str, Mapping]) -> Iterator[str]:
     rows = [row for row in _tests(config) if row[0] in results]
     if not rows:
         return
-    yield f"In per cent, protocol `{config.protocol}`; `foreign` is with sounds of other clips, "
-    yield "where low is right.\n"
+    yield (
+        f"In per cent, protocol `{config.protocol}`; `foreign` is with sounds of other clips, "
+        "where low is right.\n"
+    )
     yield "| test set | data | mIoU | F-score | foreign mIoU |\n|---|---|---|---|---|"
-    for test, words, _ in rows:
+    for test, words in rows:
         result = results[test]
         scores = [result["miou"], result["fscore"], result.get("foreign_sounds", {}).get("miou")]
-        cells = ["" if score is None else f"{100 * score:.1f}" for score in scores]
+        cells = ["not scored" if score is None else f"{100 * score:.1f}" for score in scores]
         yield f"| {test} | `{words}` | {' | '.join(cells)} |"
 
 
