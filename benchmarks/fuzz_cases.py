@@ -51,7 +51,7 @@ def run_case(name: str, whole: Path, expected: str, seed: int, folder: Path) -> 
         found = digest(target.read(folder))
     except UserError as error:
         said = str(error)
-        named = any(str(part) in said for part in (path.name, folder, "--config", "config"))
+        named = any(str(part) in said for part in (path.name, folder, "--config", "config."))
         found = "refused" if named else "message without a name"
         return Outcome(found, what, said)
     except KeyboardInterrupt:

@@ -11,6 +11,8 @@ from ssp_jax.data.pipeline import eval_batches, train_batches
 from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
+from ssp_jax.flow.estimators import make_estimator
+from ssp_jax.flow.store import add_flow, open_flow
 
 SPEC = ReadSpec(frame_size=16, label_size=16)
 
@@ -83,3 +85,13 @@ def test_in_evaluation_each_is_an_error(source):
     valid = np.concatenate([batch.valid for batch in blank])
     np.testing.assert_array_equal(np.unique(clips[clips >= 0], return_counts=True)[1], 5)
     assert set(clips[~valid & (clips >= 0)]) == {5, 6}
+
+
+def test_flow_of_a_bad_clip_cannot_be_read(prepared):
+    bad = ClipSource([(prepared, "damaged_frame")])
+    estimator = make_estimator("dis", None)
+    with pytest.raises(UserError, match="frame 2: cannot be decoded"):
+        add_flow(bad, estimator, size=16, progress=False)
+    add_flow(bad, estimator, size=16, note_bad_clips=True, progress=False)
+    with pytest.raises(UserError, match=r"the stored flow of clip 0 .*frame 2: cannot be decoded"):
+        open_flow(bad, "dis").read(0)
