@@ -26,8 +26,8 @@ from configs import s4
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.kept_features import keep_features
 from ssp_jax.stage import Stage
-from ssp_jax.stage_training import training_batches
-from ssp_jax.train_step import Loss, compile_once, make_train_step
+from ssp_jax.stage_training import phase_step, training_batches
+from ssp_jax.train_step import compile_once
 from tfds_builders.avs_builtin.export import export
 
 _CLIPS = flags.DEFINE_integer("clips", 8, "Of an epoch that is timed; an even number.", 2)
@@ -63,16 +63,7 @@ def _project(folder: Path, kept: bool) -> tuple[Callable[[], int], dict[str, flo
             progress=False,
         )
         once["features"] = time.perf_counter() - start
-    loss = Loss(
-        stage.graphdef,
-        num_classes=2,
-        max_targets=2,
-        criterion=stage.stage.criterion.to_dict(),
-        listen=stage.stage.listen.to_dict(),
-    )
-    step = compile_once(
-        make_train_step(loss, phase.tx, stage.mesh, phase.states.shardings, phase.trained), "avs"
-    )
+    step = compile_once(phase_step(stage, phase), "avs")
     batches = training_batches(stage, features)
 
     def run() -> int:

@@ -18,10 +18,7 @@ frames: RGB, resized to the network's side; log_mel: `log_mel_windows` of ssp_ja
 (NumPy and SciPy alone), a window a second.
 """
 
-import argparse
 import json
-import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging as absl_logging
 from jaxtyping import Array
 
 from ssp_jax.batch import PROMPTS, AVBatch, fake_batch
@@ -37,6 +33,7 @@ from ssp_jax.clip_tokens import token_shape
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.mask_prompts import soft_masks
+from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.predict.checkpoint import TrainedStage, stages_of_run
 from ssp_jax.predict.clips import SECONDS
 from ssp_jax.stage import REFERENCES, Stage
@@ -188,12 +185,7 @@ def run(argv: Sequence[str] | None = None) -> str:
     Raises:
       UserError: see `export_run`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("ssp_jax.export", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="of ssp_jax.main or ssp_jax.hub pull")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="new folder")
     flags = parser.parse_args(argv)
@@ -208,15 +200,7 @@ def run(argv: Sequence[str] | None = None) -> str:
 
 def main() -> None:
     """Entry of the command; a UserError becomes one message and exit status 1."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("orbax").setLevel(logging.ERROR)
-    status = 0
-    try:
-        print(run())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    sys.exit(status)
+    run_and_exit(lambda: print(run()))
 
 
 if __name__ == "__main__":

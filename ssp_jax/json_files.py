@@ -59,18 +59,30 @@ def write_sealed(path: Path, facts: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(seal(facts), indent=1) + "\n")
 
 
+def read_object(path: Path, remedy: str = "") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      UserError: it cannot be read, or is none; `remedy` ends the message.
+    """
+    end = f". {remedy}" if remedy else ""
+    try:
+        content = load_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}){end}") from error
+    if not isinstance(content, dict):
+        found = type(content).__name__
+        raise UserError(f"{path}: expected a JSON object, found {found}{end}")
+    return content
+
+
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     """What `write_sealed` wrote, or any object without a checksum, as older code wrote them.
 
     Raises:
-      UserError: it cannot be read, or is not as it was written; `remedy` ends the message.
+      UserError: see `read_object`; it is not as it was written.
     """
-    try:
-        facts = load_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}). {remedy}") from error
-    if not isinstance(facts, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(facts).__name__}. {remedy}")
+    facts = read_object(path, remedy)
     if _SEAL in facts and not is_sealed(facts):
         raise UserError(
             f"{path}: not as it was written, its checksum differs. {remedy}. Whoever edited it by "

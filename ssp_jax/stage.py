@@ -11,12 +11,13 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssp_jax.data.batches import Batches
 from ssp_jax.data.beside import Beside
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets, read_spec, scored_word
 from ssp_jax.data.frame_cache import FrameCache
 from ssp_jax.data.mask_store import MaskStore
-from ssp_jax.data.pipeline import Batches, eval_batches
+from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.models.network import TrainedNetwork

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from ssp_jax.checkpoints import Checkpoints
-from ssp_jax.data.pipeline import Batches, train_batches
+from ssp_jax.data.batches import Batches
+from ssp_jax.data.pipeline import train_batches
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
 from ssp_jax.init_from import given_params

@@ -30,9 +30,8 @@ from ssp_jax.run import open_stages, run
 from ssp_jax.run_folder import check_workdir
 from ssp_jax.score import __main__ as score
 from ssp_jax.stage import Stage
-from ssp_jax.stage_training import training_batches
+from ssp_jax.stage_training import phase_step, training_batches
 from ssp_jax.train_state import split_trained
-from ssp_jax.train_step import Loss, make_train_step
 from tests.tiny_run import get_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -218,14 +217,7 @@ def test_the_step_compiles_once(whole_run, prepared):
     config = get_config(prepared)
     stage = Stage(config, "avs", open_datasets(config, config.avs.train), Path("unused"))
     (phase,) = stage.phases
-    loss = Loss(
-        stage.graphdef,
-        num_classes=2,
-        max_targets=2,
-        criterion=config.avs.criterion.to_dict(),
-        listen=config.avs.listen.to_dict(),
-    )
-    step = make_train_step(loss, phase.tx, stage.mesh, stage.shardings, phase.trained)
+    step = phase_step(stage, phase)
     state, key = phase.states.new(jax.random.key(0)), jax.random.key(0)
     with training_batches(stage) as batches:
         for number in range(3):

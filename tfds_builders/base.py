@@ -6,15 +6,11 @@ end, all at once, and what was whole need not be converted again once the rest h
 
 import abc
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
 import shutil
-import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +36,7 @@ from tfds_builders.problems import (
     write_problems_file,
 )
 from tfds_builders.staging import StagedExampleWriter, StagedShard, Staging
+from tfds_builders.workers import check_guard, workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -262,7 +259,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         total = sum(len(part) for *_, part in plan)
         with (
             tqdm(total=total, desc=self.BENCHMARK, unit="clip", disable=not self.progress) as bar,
-            self._executor() as executor,
+            workers(processes=self.USE_PROCESSES) as executor,
         ):
             for split, index, fingerprint, part in plan:
                 shard = staging.find(split, index, fingerprint)
@@ -292,33 +289,6 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
         return staging.write(*key, serialized(), **found)
 
-    @contextlib.contextmanager
-    def _executor(self) -> Iterator[concurrent.futures.Executor]:
-        workers = min(os.cpu_count() or 1, 8)
-        if self.USE_PROCESSES:
-            # Fresh processes: the parent may run JAX, whose threads do not survive a fork.
-            context = multiprocessing.get_context("spawn")
-            executor = concurrent.futures.ProcessPoolExecutor(
-                workers, mp_context=context, initializer=_end_with_parent
-            )
-        else:
-            executor = concurrent.futures.ThreadPoolExecutor(workers)
-        try:
-            yield executor
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """In a worker process: one that was killed takes its workers along, who would else wait for it
-    for ever with their results."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
 
 def prepare_dataset(builder: ClipBuilder) -> Path:
     """Prepares a builder's data set and returns its version folder; at once if it is there.
@@ -331,12 +301,7 @@ def prepare_dataset(builder: ClipBuilder) -> Path:
         another data set, or it cannot be written; a script without a guard.
     """
     target = Path(builder.data_dir)
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # A worker that is being started reads the script anew; it would wait for its parent's lock.
-        raise UserError(
-            f"{target}: prepared by a script that has no if __name__ == '__main__': around what it "
-            "does, which the worker processes need. Put that there"
-        )
+    check_guard(target)
     try:
         staging = Staging(target)
         with staging.lock():

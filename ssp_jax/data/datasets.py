@@ -71,7 +71,9 @@ def check_data_dir(config: ConfigDict, words: Sequence[str]) -> list[str]:
         try:
             builder_class(benchmark)
         except UserError as error:
-            raise UserError(f"config.avs, .avss or .objects, train, val or test: {error}") from error
+            raise UserError(
+                f"config.avs, .avss or .objects, train, val or test: {error}"
+            ) from error
     for benchmark in benchmarks:
         if benchmark not in GENERATED and not config.data_dir:
             raise UserError(_HOW_TO_GET.format(benchmark=benchmark, layout=_LAYOUT[benchmark]))

@@ -7,7 +7,6 @@ DIR is the version folder that `python -m tfds_builders.prepare` names at its en
 in it. The command may be stopped at any time; run again, it goes on where it stopped.
 """
 
-import argparse
 import logging
 import sys
 import time
@@ -17,6 +16,7 @@ from ssp_jax.data.sources import ClipSource, splits_of
 from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import NAMES, make_estimator
 from ssp_jax.flow.store import add_flow, open_flow
+from ssp_jax.plain_commands import command_parser
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -25,12 +25,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: see `make_estimator`, `add_flow`; no such data set or split.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.flow",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("ssp_jax.flow", __doc__)
     parser.add_argument("--prepared", required=True, metavar="DIR", help="prepared data set")
     parser.add_argument("--split", action="append", help="may be repeated; default: all splits")
     parser.add_argument("--estimator", default="dis", choices=NAMES, help="(%(default)s)")

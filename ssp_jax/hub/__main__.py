@@ -1,18 +1,15 @@
 """Hand trained networks on, and take them: python -m ssp_jax.hub {push,pull} --help"""
 
 import argparse
-import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-from absl import logging as absl_logging
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.hub.published import read_published, write_published
 from ssp_jax.hub.remote import open_source, repository, upload
+from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.run_facts import read_facts
 from ssp_jax.weights.folder import check_new
 
@@ -37,11 +34,8 @@ examples:
 
 def _parser() -> argparse.ArgumentParser:
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.hub",
-        description=__doc__,
-        epilog="\n".join([_PUSH_EXAMPLES, *_PULL_EXAMPLES.splitlines()[1:]]),
-        **raw,
+    parser = command_parser(
+        "ssp_jax.hub", __doc__, "\n".join([_PUSH_EXAMPLES, *_PULL_EXAMPLES.splitlines()[1:]])
     )
     commands = parser.add_subparsers(dest="command", required=True)
     push = commands.add_parser(
@@ -100,15 +94,7 @@ def _pull(source: str, out: Path, max_bytes: int) -> str:
 
 def main() -> None:
     """Entry of the command; a UserError becomes one message and exit status 1."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("orbax").setLevel(logging.ERROR)
-    status = 0
-    try:
-        print(run())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    sys.exit(status)
+    run_and_exit(lambda: print(run()))
 
 
 if __name__ == "__main__":

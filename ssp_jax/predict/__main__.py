@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ssp_jax.command_line import read_config, show_own_log
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
+from ssp_jax.plain_commands import command_parser
 from ssp_jax.predict.checkpoint import is_weights
 from ssp_jax.predict.overlay import write_overlay
 from ssp_jax.predict.predictor import Predictor
@@ -39,13 +40,7 @@ _LOG = logging.getLogger("ssp_jax.predict")  # also where this module is __main_
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.predict",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("ssp_jax.predict", _ABOUT, _EXAMPLES)
     add = parser.add_argument
     add("videos", nargs="+", metavar="VIDEO", type=Path)
     add(

@@ -4,11 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from absl import logging as absl_logging
-
 from ssp_jax.command_line import read_config
 from ssp_jax.data.sources import ClipSource
-from ssp_jax.errors import UserError
+from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.prompts.generate import TextMaker
 from ssp_jax.prompts.multimodal import check_machine, load_answer
 from tfds_builders.facts import read_dataset_facts
@@ -29,13 +27,7 @@ _SMALL = 224  # stored frames below this tell a model little
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.prompts",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("ssp_jax.prompts", _ABOUT, _EXAMPLES)
     add = parser.add_argument
     add(
         "--config",
@@ -97,16 +89,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry of the command; a UserError becomes one message and exit status 1."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        status = run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    except KeyboardInterrupt:
-        print("stopped: answers are kept; the same command goes on.", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+    run_and_exit(run, when_stopped="answers are kept; the same command goes on.")
 
 
 if __name__ == "__main__":

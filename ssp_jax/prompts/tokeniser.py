@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
-from ssp_jax.json_files import load_json
+from ssp_jax.json_files import read_object
 from ssp_jax.prompts.texts import Texts
 
 _JSON, _VOCABULARY, _OPTIONS_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
@@ -188,12 +188,7 @@ def _options(path: Path) -> dict[str, bool]:
     path = path.with_name(_OPTIONS_FILE)
     if not path.is_file():
         return {}
-    try:
-        options = load_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(options, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(options).__name__}")
+    options = read_object(path)
     given = {key: options[key] for key in _NORMALISER if options.get(key) is not None}
     wrong = [f"{key} is {value!r}" for key, value in given.items() if not isinstance(value, bool)]
     if wrong:

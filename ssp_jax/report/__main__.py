@@ -1,13 +1,13 @@
 """Reports of finished runs: python -m ssp_jax.report --help"""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ssp_jax.command_line import show_own_log
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.report.comparison import comparison_page
 from ssp_jax.report.page import PAGE, write_page
 
@@ -25,13 +25,7 @@ _DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.report",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("ssp_jax.report", _ABOUT, _EXAMPLES)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the --workdir of python -m ssp_jax.main")
     add("other", type=Path, metavar="OTHER", nargs="?", help="a run to compare it with")
@@ -73,14 +67,9 @@ def run(argv: Sequence[str] | None = None) -> Path:
 
 
 def main() -> None:
-    """Entry of the command; a UserError becomes one line and exit status 1."""
+    """Entry of the command; a UserError becomes one message and exit status 1."""
     show_own_log()
-    try:
-        print(run())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(0)
+    run_and_exit(lambda: print(run()))
 
 
 if __name__ == "__main__":

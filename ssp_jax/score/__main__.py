@@ -3,15 +3,12 @@
 import argparse
 import dataclasses
 import json
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import logging as absl_logging
-
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.protocols import DEFAULT_PROTOCOL, Protocol, get_protocol, protocol_names
 from ssp_jax.score import frames, masks
 from ssp_jax.score.frames import BENCHMARKS, Truth, find_predictions, find_truth
@@ -36,13 +33,7 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.score",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("ssp_jax.score", _ABOUT, _EXAMPLES)
     add = parser.add_argument
     add("--pred", required=True, type=Path, metavar="DIR", help="folder of predicted masks")
     add("--truth", required=True, type=Path, metavar="DIR", help="AVSBench, or a tree of PNGs")
@@ -156,14 +147,7 @@ def _table(values: dict, notes: list[str]) -> str:
 
 def main() -> None:
     """Entry of the command; a UserError becomes one message and exit status 1."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("jax").setLevel(logging.ERROR)
-    try:
-        run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(0)
+    run_and_exit(run)
 
 
 if __name__ == "__main__":

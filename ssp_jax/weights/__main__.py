@@ -1,13 +1,9 @@
 """Weights from and to other projects: python -m ssp_jax.weights {import,export,verify} --help"""
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 
-from absl import logging as absl_logging
-
-from ssp_jax.errors import UserError
+from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.weights.exporting import export_aavs
 from ssp_jax.weights.importing import KINDS, TENSORFLOW_KINDS, import_weights
 from ssp_jax.weights.verify import GRADIENT_FACTOR, verify
@@ -43,11 +39,10 @@ examples:
 
 def _parser() -> argparse.ArgumentParser:
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(
-        prog="python -m ssp_jax.weights",
-        description=__doc__,
-        epilog="\n".join([_IMPORT_EXAMPLES, *_EXPORT_EXAMPLES.splitlines()[1:]]),
-        **raw,
+    parser = command_parser(
+        "ssp_jax.weights",
+        __doc__,
+        "\n".join([_IMPORT_EXAMPLES, *_EXPORT_EXAMPLES.splitlines()[1:]]),
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -128,14 +123,7 @@ def _listed(values: dict) -> str:
 
 def main() -> None:
     """Entry of the command; a UserError becomes one message and exit status 1."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("orbax").setLevel(logging.ERROR)
-    try:
-        status = run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    sys.exit(status)
+    run_and_exit(run)
 
 
 if __name__ == "__main__":

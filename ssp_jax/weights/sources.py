@@ -11,7 +11,7 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from ssp_jax.errors import UserError
-from ssp_jax.json_files import load_json
+from ssp_jax.json_files import read_object
 from ssp_jax.weights.folder import read_safetensors, widened
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -60,7 +60,7 @@ class Source:
             raise UserError(f"{weights}: holds no arrays")
         config = weights.parent / "config.json"
         self.config_path = config if config.is_file() else None
-        self.config = read_json(config) if self.config_path else None
+        self.config = read_object(config) if self.config_path else None
 
     def _wanted(self, name: str) -> bool:
         beginnings = {beginning for beginning in self._skip if name.startswith(beginning)}
@@ -68,7 +68,7 @@ class Source:
         return not beginnings
 
     def _shards(self, index: Path) -> dict[str, np.ndarray]:
-        names = read_json(index).get("weight_map")
+        names = read_object(index).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
             raise UserError(f"{index}: expected an object weight_map, array name to file name")
         # A shard without wanted names need not even be there.
@@ -218,17 +218,6 @@ def _weights_in(folder: Path) -> Path:
             f"{', '.join(file.name for file in files[:5]) or 'none'}. Name the file itself"
         )
     return files[0]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError: not readable as one."""
-    try:
-        content = load_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def _sha256(path: Path) -> str:

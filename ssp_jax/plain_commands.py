@@ -1,0 +1,44 @@
+"""What the commands without absl flags share: their parser, and how they end."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import logging as absl_logging
+
+from ssp_jax.errors import UserError
+
+
+def command_parser(module: str, about: str | None, examples: str = "") -> argparse.ArgumentParser:
+    """Of `python -m <module>`; texts are shown as they stand, and no flag may be cut short."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=about,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def run_and_exit(run: Callable[[], Any], *, when_stopped: str = "") -> NoReturn:
+    """End the process with the status that `run` returns, 0 if that is no number.
+
+    A `UserError` becomes one message and status 1; Ctrl-C, where there is something to say
+    `when_stopped`, that and 130. What other packages say below an error is not shown.
+    """
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    for name in ("orbax", "jax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        status = run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        if not when_stopped:
+            raise
+        print(f"stopped: {when_stopped}", file=sys.stderr)
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
