@@ -101,7 +101,6 @@ class Stage:
         self.num_classes = len(self.class_names)
         self.protocol = get_protocol(config.protocol)
         self.mesh: Mesh = make_mesh(**config.mesh.to_dict())
-        self._check_accumulation()
         self.spec = read_spec(
             config,
             self.data,
@@ -161,22 +160,6 @@ class Stage:
             *("" if self.mesh.size == 1 else "s", parameter_table(shapes.params, trained)),
         )
         self.predict = self.make_predict(self.spec.label_size)
-
-    def _check_accumulation(self) -> None:
-        """Can the batch be cut into the parts that the config asks for?"""
-        stage, key = self.stage, f"config.{self.name}.accumulate={self.stage.accumulate}"
-        shares = stage.accumulate * self.mesh.size
-        if stage.accumulate < 1 or stage.batch_size % shares:
-            raise UserError(
-                f"{key}: {stage.batch_size} frames (config.{self.name}.batch_size) cannot be cut "
-                f"into so many equal parts for {self.mesh.size} device"
-                + ("s" if self.mesh.size > 1 else "")
-            )
-        if stage.accumulate > 1 and stage.listen.contrast:
-            raise UserError(
-                f"{key}: config.{self.name}.listen.contrast={stage.listen.contrast} compares all "
-                "frames of a batch. Set it to 0, or accumulate to 1"
-            )
 
     def _fit_bert(self, overrides: dict) -> None:
         """The vocabulary is that of the tokeniser, unless the size or the config has its own."""

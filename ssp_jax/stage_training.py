@@ -124,8 +124,13 @@ def _run_phase(
 
 
 def phase_step(stage: Stage, phase: Phase) -> Callable:
-    """The jitted step that trains a phase, see `make_train_step`."""
+    """The jitted step that trains a phase, see `make_train_step`.
+
+    Raises:
+      UserError: the batch cannot be cut into the parts that the config asks for.
+    """
     config, section = stage.config, stage.stage
+    _check_accumulation(stage)
     loss = Loss(
         stage.graphdef,
         dtype=config.dtype,
@@ -143,6 +148,21 @@ def phase_step(stage: Stage, phase: Phase) -> Callable:
         skip=config.max_skipped > 0,
         accumulate=section.accumulate,
     )
+
+
+def _check_accumulation(stage: Stage) -> None:
+    section, count = stage.stage, stage.stage.accumulate
+    key = f"config.{stage.name}.accumulate={count}"
+    if count > 1 and section.batch_size % (count * stage.mesh.size):
+        raise UserError(
+            f"{key}: {section.batch_size} frames (config.{stage.name}.batch_size) cannot be cut "
+            f"into so many equal parts, each over {stage.mesh.size} devices"
+        )
+    if count > 1 and section.listen.contrast:
+        raise UserError(
+            f"{key}: config.{stage.name}.listen.contrast={section.listen.contrast} compares all "
+            "frames of a batch. Set it to 0, or accumulate to 1"
+        )
 
 
 def _kept_features(stage: Stage, phase: Phase, params: dict) -> FeatureStore | None:

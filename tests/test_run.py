@@ -225,6 +225,16 @@ def test_the_step_compiles_once(whole_run, prepared):
     assert step._cache_size() == 1
 
 
+def test_impossible_parts_of_a_batch(prepared):
+    config = get_config(prepared)
+    data = open_datasets(config, config.avs.train)
+    for accumulate, message in ((3, "8 frames .* cannot be cut"), (2, "compares all frames")):
+        config.avs.accumulate = accumulate
+        stage = Stage(config, "avs", data, Path("unused"))
+        with pytest.raises(UserError, match=rf"config\.avs\.accumulate={accumulate}: .*{message}"):
+            phase_step(stage, stage.phases[0])
+
+
 def test_a_dry_run_tells_and_writes_nothing(whole_run, prepared, tmp_path, monkeypatch):
     def cheap_step(stage, phase):
         # Of the same inputs; the real ones take a minute to compile, once more for each.
