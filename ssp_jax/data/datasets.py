@@ -40,7 +40,10 @@ def parse_word(word: str) -> tuple[str, str]:
     """('s4', 'train') of 's4:train'."""
     benchmark, colon, split = word.partition(":")
     if not colon or not split:
-        raise UserError(f"data {word!r} in the config: expected 'benchmark:split', as 's4:train'")
+        raise UserError(
+            f"data {word!r}, of config.STAGE.train, .val or .test: "
+            "expected 'benchmark:split', as 's4:train'"
+        )
     return benchmark, split
 
 
