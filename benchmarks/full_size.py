@@ -160,6 +160,7 @@ def full_size_step(
                 "decoder_adapter": stage.decoder_adapter,
                 "mask_prompt": prompted,
                 "premask": stage.prompt.premask,
+                "premask_form": config.model.premask_form or "paper",
                 "own_reference": "self" if stage.prompt.source == "self" else "none",
                 "post_mask_head": stage.criterion.post_mask == "head",
                 "vta": config.model.vta or "none",

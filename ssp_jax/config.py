@@ -14,6 +14,7 @@ _MODEL = _OF_SIZES | {
     "audio_visual_map": bool,
     "decoder_trains_features": bool,
     "remat": bool,
+    "premask_form": str,
     "vta": str,
     "vta_visual": str,
     "vta_stride": int,

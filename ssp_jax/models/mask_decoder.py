@@ -77,6 +77,9 @@ class MaskDecoder(nnx.Module):
       channels, heads, layers, ffn: C and the sizes of the decoder.
       decoder_adapter: 'none', 'replace' (AAVS stage 1) or 'after' (stage 2).
       mask_prompt: build the three prompt vectors of method 3.6; a prompt is then required.
+      flow_prompt: (ours) the flow mask is a prompt of its own beside that: keys that stand still
+        and keys that move get one more vector each, mask features that move a third. All begin at
+        zero, so that training decides whether motion says anything. A flow mask is then required.
       post_mask_head: a second mask head, on the last queries only, which nothing but the post-mask
         loss reads (method 4.3, reading `head`).
       remat: recompute layers in the backward pass.
@@ -93,6 +96,7 @@ class MaskDecoder(nnx.Module):
         ffn: int = 2048,
         decoder_adapter: str = "none",
         mask_prompt: bool = False,
+        flow_prompt: bool = False,
         post_mask_head: bool = False,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -104,6 +108,9 @@ class MaskDecoder(nnx.Module):
         if mask_prompt:
             # Rows: silent, uncertain, sounding.
             self.prompt_embedding = _normal(rngs, 3, channels)
+        if flow_prompt:
+            # Rows: keys that stand still, keys that move, mask features that move.
+            self.flow_prompt_embedding = nnx.Param(jnp.zeros((3, channels)))
         self.layers = nnx.List(
             MaskDecoderLayer(channels, heads, ffn, decoder_adapter=decoder_adapter, rngs=rngs)
             for _ in range(layers)
@@ -137,19 +144,28 @@ class MaskDecoder(nnx.Module):
         one_hot = jax.nn.one_hot(state.reshape(state.shape[0], -1), 3, dtype=embedding.dtype)
         return one_hot @ embedding
 
+    def _flow_positions(
+        self, flow_mask: Float[Array, "N h w"], size: tuple[int, int]
+    ) -> Float[Array, "N S C"]:
+        """What motion adds to every key: of two vectors, mixed where the mask is soft."""
+        moves = resize_bilinear(flow_mask, size).reshape(flow_mask.shape[0], -1, 1)
+        still, moving, _ = self.flow_prompt_embedding[...]
+        return (still + moves * (moving - still)).astype(still.dtype)
+
     def __call__(
         self,
         mask_features: Float[Array, "N H W C"],
         multi_scale: list[Float[Array, "N h w C"]],
         audio: Float[Array, "N C"],
         mask_prompt: Float[Array, "N h w"] | None = None,
+        flow_mask: Float[Array, "N h w"] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Decode the queries of N frames.
 
         Args:
           mask_features: stride 4. multi_scale: maps of strides 32, 16, 8.
           audio: the audio embedding of each frame.
-          mask_prompt: in [0, 1], any size.
+          mask_prompt: in [0, 1], any size. flow_mask: likewise; read with flow_prompt alone.
 
         Returns:
           The last predictions {'mask_logits': (N, Q, H, W), 'class_logits': (N, Q, K + 1)}, and
@@ -160,6 +176,9 @@ class MaskDecoder(nnx.Module):
         Raises:
           ValueError: a prompt is given to a model without, or missing in a model with one.
         """
+        moves = hasattr(self, "flow_prompt_embedding")
+        if moves and flow_mask is None:
+            raise ValueError("this model needs a flow mask (constructor: flow_prompt)")
         if self.mask_prompt != (mask_prompt is not None):
             state = "needs" if self.mask_prompt else "is built without"
             raise ValueError(f"this model {state} a mask prompt (constructor: mask_prompt)")
@@ -172,10 +191,16 @@ class MaskDecoder(nnx.Module):
             position = jnp.asarray(position, audio.dtype)
             if mask_prompt is not None:
                 position = position + self._prompt_positions(mask_prompt, sizes[index])
+            if moves:
+                position = position + self._flow_positions(flow_mask, sizes[index])
             positions.append(position)
         if mask_prompt is not None:
             resized = resize_bilinear(mask_prompt, mask_features.shape[1:3])[..., None]
             mask_features = mask_features + resized.astype(mask_features.dtype)
+        if moves:
+            resized = resize_bilinear(flow_mask, mask_features.shape[1:3])[..., None]
+            added = resized * self.flow_prompt_embedding[...][2]
+            mask_features = mask_features + added.astype(mask_features.dtype)
 
         query_positions = self.query_embedding[...]
         x = initial = audio_queries(self.query_feature[...], query_positions, audio)

@@ -19,6 +19,7 @@ from ssp_jax.models.vta import VTA
 
 STRIDES = (4, 8, 16, 32)
 OWN_REFERENCES = ("none", "self", "heard")
+PREMASK_FORMS = ("paper", "apart")
 
 
 class AudioProjection(nnx.Module):
@@ -47,6 +48,9 @@ class SSP(nnx.Module):
       decoder_adapter: 'replace' in AAVS's stage 1, 'after' in stage 2, 'none' is Mask2Former.
       mask_prompt: the decoder is prompted (method 3.6) with the reference, or with `premask`.
       premask: the prompt is the pre-mask of flow mask and reference (method 4.2).
+      premask_form: 'paper', one map of three values; 'apart' (ours), the reference is the prompt,
+        and the flow mask one beside it, `MaskDecoder`'s flow_prompt: what moves can then not be
+        taken for what sounds.
       own_reference: (ours) what the network can put in the reference's place: 'none'; 'self', its
         prediction from an empty reference, in a first pass of the decoder; 'heard', its
         `AudioVisualMap`.
@@ -92,6 +96,7 @@ class SSP(nnx.Module):
         decoder_adapter: str = "replace",
         mask_prompt: bool = False,
         premask: bool = False,
+        premask_form: str = "paper",
         own_reference: str = "none",
         audio_visual_map: bool = False,
         decoder_trains_features: bool = True,
@@ -123,7 +128,10 @@ class SSP(nnx.Module):
             raise ValueError(f"own_reference: one of {OWN_REFERENCES}, not {own_reference!r}")
         if own_reference == "heard" and not audio_visual_map:
             raise ValueError("own_reference 'heard' needs audio_visual_map")
+        if premask_form not in PREMASK_FORMS:
+            raise ValueError(f"premask_form: one of {PREMASK_FORMS}, not {premask_form!r}")
         self.mask_prompt, self.premask, self.own_reference = mask_prompt, premask, own_reference
+        self.premask_form = premask_form
         self.decoder_trains_features = decoder_trains_features
         if audio_visual_map:
             self.audio_visual_map = AudioVisualMap(hidden, hidden, rngs=rngs)
@@ -191,6 +199,7 @@ class SSP(nnx.Module):
             ffn=decoder_ffn,
             decoder_adapter=decoder_adapter,
             mask_prompt=mask_prompt,
+            flow_prompt=premask and premask_form == "apart",
             post_mask_head=post_mask_head,
             remat=remat,
             rngs=rngs,
@@ -274,7 +283,7 @@ class SSP(nnx.Module):
                 own = jax.lax.stop_gradient(self._own_reference(inputs, more, flow_mask))
                 reference = jnp.where(own_reference[:, None, None], own, reference)
             prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
-        predictions, aux = self.mask_decoder(*inputs, prompt)
+        predictions, aux = self.mask_decoder(*inputs, prompt, flow_mask)
         return predictions, aux | more | {
             "backbone": backbone,
             "mask_features": mask_features,
@@ -284,17 +293,17 @@ class SSP(nnx.Module):
         }
 
     def _prompt(self, reference: Array, flow_mask: Array | None) -> Float[Array, "N h w"]:
-        if not self.premask:
-            return reference
-        if flow_mask is None:
+        if self.premask and flow_mask is None:
             raise ValueError("this model needs a flow mask (constructor: premask)")
+        if not self.premask or self.premask_form == "apart":
+            return reference
         return premask(flow_mask, reference)
 
     def _own_reference(self, inputs: tuple, more: dict, flow_mask) -> Float[Array, "N h w"]:
         if self.own_reference == "heard":
             return jax.nn.sigmoid(more["audio_visual_map"]["logits"])
         nothing = jnp.zeros(inputs[0].shape[:3], inputs[0].dtype)
-        first, _ = self.mask_decoder(*inputs, self._prompt(nothing, flow_mask))
+        first, _ = self.mask_decoder(*inputs, self._prompt(nothing, flow_mask), flow_mask)
         return sounding_share(first["mask_logits"], first["class_logits"])
 
 

@@ -157,7 +157,42 @@ def test_prompt_and_model_must_agree(built_with, prompt, message):
         )
 
 
-@pytest.mark.parametrize("change", [{"gelu": "erf"}, {"decoder_adapter": "before"}, {"hidden": 48}])
+def test_flow_in_a_prompt_of_its_own():
+    graphdef, params, _ = example(mask_prompt=True, premask=True, premask_form="apart")
+    plain, others, _ = example(mask_prompt=True)
+    reference, flow = np.zeros((2, 2, 16, 16), np.float32)
+    reference[:, 4:9, 3:12], flow[:, :, 8:] = 1, 1
+    flow[1] = 0
+
+    @jax.jit
+    def apart(params, flow):
+        return nnx.merge(graphdef, params)(*inputs(), reference=reference, flow_mask=flow)[0]
+
+    decoder = params["mask_decoder"]
+    learned = decoder["flow_prompt_embedding"]
+    decoder["flow_prompt_embedding"] = np.zeros_like(learned)  # as it begins
+    before = apart(params, flow)
+    others["mask_decoder"] = {k: v for k, v in decoder.items() if k != "flow_prompt_embedding"}
+    others = {
+        key: others["mask_decoder"] if key == "mask_decoder" else params[key] for key in others
+    }
+    alone = jax.jit(lambda params: nnx.merge(plain, params)(*inputs(), reference=reference)[0])
+    for name, value in alone(others).items():
+        np.testing.assert_array_equal(before[name], value)
+
+    decoder["flow_prompt_embedding"] = learned
+    moving, still = apart(params, flow), apart(params, np.zeros_like(flow))
+    differ = [
+        not np.allclose(a, b)
+        for a, b in zip(moving["mask_logits"], still["mask_logits"], strict=True)
+    ]
+    assert differ == [True, False]  # the second frame stands still in both
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"gelu": "erf"}, {"decoder_adapter": "before"}, {"hidden": 48}, {"premask_form": "both"}],
+)
 def test_unknown_choices_and_sizes_are_refused(change):
     with pytest.raises(ValueError):
         nnx.eval_shape(lambda: SSP(3, 5, **(TINY | change), rngs=nnx.Rngs(0)))
