@@ -149,6 +149,8 @@ def full_size_step(
     stage, classes = config[name], _CLASSES[name]
     prompted = stage.prompt.source != "none"
 
+    chosen = {k: v for k, v in config.model.items() if k != "size" and v is not None}
+
     def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
         return TrainedNetwork(
             classes,
@@ -156,16 +158,13 @@ def full_size_step(
             num_queries=num_queries or stage.num_queries,
             num_sounds=0,
             listen=stage.listen,
-            overrides={
+            overrides=chosen
+            | {
                 "decoder_adapter": stage.decoder_adapter,
                 "mask_prompt": prompted,
                 "premask": stage.prompt.premask,
-                "premask_form": config.model.premask_form or "paper",
                 "own_reference": "self" if stage.prompt.source == "self" else "none",
                 "post_mask_head": stage.criterion.post_mask == "head",
-                "vta": config.model.vta or "none",
-                "vta_visual": config.model.vta_visual or "swin",
-                "bert_adapters": bool(config.model.bert_adapters),
                 "remat": remat,
             },
             rngs=rngs,

@@ -59,7 +59,10 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("full without post-mask", _NO_POST, paper=_paper(84.5, 70.4, 49.7)),
         FULL,
     ),
-    "pre_mask": (Row("full, reference without flow", {"*.prompt.premask": False}),),
+    "pre_mask": (
+        Row("full, reference without flow", {"*.prompt.premask": False}),
+        Row("full, flow and reference in one map", {"model.premask_form": "paper"}),
+    ),
     "post_mask_weight": (
         Row("full, post-mask weight 5", {"*.criterion.post_mask_weight": 5.0}),
         Row("full, post-mask weight 20", {"*.criterion.post_mask_weight": 20.0}),

@@ -75,7 +75,8 @@ def stage(**changes) -> ConfigDict:
             # run), "self" (a first pass), "heard" (the audio-visual map), "flow" (nothing), or
             # "truth", which only shows what a perfect reference would be worth. In
             # training R is the ground truth or that with these probabilities, else empty.
-            # premask: the prompt is the pre-mask of flow mask and R, not R itself.
+            # premask: the prompt is the pre-mask of flow mask and R, in the form that
+            # config.model.premask_form says, not R alone.
             "prompt": {
                 "source": "none",
                 "premask": False,
@@ -280,6 +281,7 @@ def finish(config: ConfigDict, kind: str) -> ConfigDict:
     config.avs.prompt.source = "flow" if kind == "paper" else "self"
     if kind == "paper":
         config.model.vta_visual = "clip"
+        config.model.premask_form = "paper"
         config.flow.update(PAPER_FLOW)
         return config
     config.model.bert_adapters = True

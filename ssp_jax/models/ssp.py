@@ -19,7 +19,7 @@ from ssp_jax.models.vta import VTA
 
 STRIDES = (4, 8, 16, 32)
 OWN_REFERENCES = ("none", "self", "heard")
-PREMASK_FORMS = ("paper", "apart")
+PREMASK_FORMS = ("apart", "paper")
 
 
 class AudioProjection(nnx.Module):
@@ -48,9 +48,9 @@ class SSP(nnx.Module):
       decoder_adapter: 'replace' in AAVS's stage 1, 'after' in stage 2, 'none' is Mask2Former.
       mask_prompt: the decoder is prompted (method 3.6) with the reference, or with `premask`.
       premask: the prompt is the pre-mask of flow mask and reference (method 4.2).
-      premask_form: 'paper', one map of three values; 'apart' (ours), the reference is the prompt,
-        and the flow mask one beside it, `MaskDecoder`'s flow_prompt: what moves can then not be
-        taken for what sounds.
+      premask_form: 'apart' (ours), the reference is the prompt and the flow mask one beside it,
+        `MaskDecoder`'s flow_prompt; 'paper', one map of three values, in which what moves and is
+        silent is the same as what sounds and stands still.
       own_reference: (ours) what the network can put in the reference's place: 'none'; 'self', its
         prediction from an empty reference, in a first pass of the decoder; 'heard', its
         `AudioVisualMap`.
@@ -96,7 +96,7 @@ class SSP(nnx.Module):
         decoder_adapter: str = "replace",
         mask_prompt: bool = False,
         premask: bool = False,
-        premask_form: str = "paper",
+        premask_form: str = "apart",
         own_reference: str = "none",
         audio_visual_map: bool = False,
         decoder_trains_features: bool = True,

@@ -125,7 +125,8 @@ def _strips(stage: Stage, words: str, index: int, rows: Rows):
         yield "flow to the next frame", _flows(stage, words, index, rows["second"])
         yield "flow mask", (pictures.grey(mask, 255) for mask in rows["flow_mask"])
     if "prompt" in rows:
-        title = "pre-mask" if stage.stage.prompt.premask else "mask prompt"
+        one_map = stage.stage.prompt.premask and stage.config.model.premask_form == "paper"
+        title = "pre-mask" if one_map else "mask prompt"
         yield title, (pictures.grey(mask, 1) for mask in rows["prompt"])
     for name in ("truth", "prediction"):
         yield name, map(pictures.marked, rows["frame"], rows[name])
