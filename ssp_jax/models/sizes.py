@@ -49,7 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "bert_ffn": 128,
         "vta_stride": 16,
         "vta_into": "all",
-        "vta_queries": True,
+        "vta_norm": "added",
         "audio_visual_map": True,
         "decoder_trains_features": False,
     },

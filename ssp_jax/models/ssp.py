@@ -64,7 +64,8 @@ class SSP(nnx.Module):
         queries attend to as well (ours).
       vta_norm: how it is added: 'all' or 'added', see `VTA`.
       vta_queries: (ours) what BERT makes of A2, projected, is added to the audio embedding, so that
-        queries (and the audio-visual map) look for what is named as for what is heard.
+        queries (and the audio-visual map) look for what is named as for what is heard: also in
+        seconds in which it is silent, of which A2 knows nothing.
       bert_vocabulary, bert_length, bert_width, bert_layers, bert_heads, bert_ffn, bert_adapters:
         see `Bert`.
       post_mask_head: queries predict a second mask, for the post-mask loss (method 4.3).

@@ -189,6 +189,23 @@ def test_flow_in_a_prompt_of_its_own():
     assert differ == [True, False]  # the second frame stands still in both
 
 
+@pytest.mark.parametrize("queries", [True, False])
+def test_texts_reach_the_audio_embedding_only_if_asked(queries):
+    bert = {"bert_vocabulary": 9, "bert_length": 4, "bert_width": 8, "bert_layers": 1}
+    bert |= {"bert_heads": 2, "bert_ffn": 8}
+    graphdef, params, _ = example(vta="joint", vta_queries=queries, **bert)
+    texts = {"text_types": np.ones((2, 4), np.int32), "text_mask": np.ones((2, 4), bool)}
+
+    @jax.jit
+    def outputs(params, ids):
+        aux = nnx.merge(graphdef, params)(*inputs(), text_ids=ids, **texts)[1]
+        return aux["audio_embedding"], aux["mask_features"]
+
+    one, two = (outputs(params, np.full((2, 4), word, np.int32)) for word in (3, 5))
+    assert np.allclose(one[0], two[0]) != queries
+    assert not np.allclose(one[1], two[1])
+
+
 @pytest.mark.parametrize(
     "change",
     [{"gelu": "erf"}, {"decoder_adapter": "before"}, {"hidden": 48}, {"premask_form": "both"}],
