@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh
 
 from configs import avss
 from ssp_jax.batch import AVBatch, fake_batch
+from ssp_jax.config import model_overrides
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.kept_features import feature_shapes
 from ssp_jax.models.network import TrainedNetwork
@@ -149,8 +150,6 @@ def full_size_step(
     stage, classes = config[name], _CLASSES[name]
     prompted = stage.prompt.source != "none"
 
-    chosen = {k: v for k, v in config.model.items() if k != "size" and v is not None}
-
     def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
         return TrainedNetwork(
             classes,
@@ -158,7 +157,7 @@ def full_size_step(
             num_queries=num_queries or stage.num_queries,
             num_sounds=0,
             listen=stage.listen,
-            overrides=chosen
+            overrides=model_overrides(config)
             | {
                 "decoder_adapter": stage.decoder_adapter,
                 "mask_prompt": prompted,

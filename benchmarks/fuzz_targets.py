@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import io
 import json
-import random
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,30 +15,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import fuzz_overrides
 from configs import demo
 from ssp_jax.checkpoints import Checkpoints, read_newest
-from ssp_jax.command_line import read_config
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.data.mask_store import open_store
 from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource, splits_of
-from ssp_jax.dry_run import dry_run
-from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import make_estimator
 from ssp_jax.flow.store import add_flow, open_flow
 from ssp_jax.predict.reading import VideoReader
 from ssp_jax.prompts.texts import read_texts, write_text_file
 from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
 from ssp_jax.run_facts import keep_facts, read_facts
-from ssp_jax.run_folder import STAGES, check_workdir, write_results
+from ssp_jax.run_folder import check_workdir, write_results
 from ssp_jax.score.__main__ import run as run_score
 from ssp_jax.sharding import make_mesh
 from ssp_jax.train_state import state_maker
 from ssp_jax.weights.folder import load_facts, load_unused, load_weights, save_weights
 from ssp_jax.weights.sources import Source
 from ssp_jax.writers import MetricsWriter
-from tests import tiny_run
 from tests.predict import made_videos
 from tests.tfds_builders import layouts
 from tfds_builders.facts import read_dataset_facts
@@ -313,60 +309,6 @@ def _read_scores(folder: Path) -> Found:
     return {name: values[name] for name in ("miou", "fscore", "activated", "num_frames")}
 
 
-_OVERRIDES = (
-    *("-1", "0", "1e9", "1e308", "nan", "inf", "-inf", "None", "True", "", "x", "(1,)", "()"),
-    *("[1,2]", "{}", "'a'", "9" * 40, "1.5", "../../x", "__import__('os')", "ä", "lambda: 1"),
-)
-
-_OF_KIND = {
-    int: ("-1", "0", "1", "7", "100000", "2147483648"),
-    float: ("-1.0", "0.0", "0.5", "1e300", "nan", "inf", "-inf"),
-    tuple: ("()", "('x',)", "(1,)", "(0.0,)", "(1.0,2.0,3.0)", "(nan,inf)", "((1,),)"),
-    type(None): ("-1", "0", "7", "0.5", "True", "x"),
-}
-_SEED = bytes(range(100))  # read, it stands for no override
-
-
-def _make_overrides(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "seed").write_bytes(_SEED)
-
-
-def _read_overrides(folder: Path) -> Found:
-    """One override, drawn by what the file was damaged to; there is no number to compare.
-
-    As far as a run comes before it needs data; the network of one stage is built, not compiled.
-    """
-    content = folder / "seed"
-    seed = content.read_bytes() if content.is_file() else b""
-    if seed != _SEED:
-        rng = random.Random(seed)
-        values = _flat(tiny_run.get_config(kind="ssp").to_dict())
-        key = rng.choice(sorted(values))
-        # In every second case one of the right kind, else it goes no further.
-        likely = _OF_KIND.get(type(values[key]), _OVERRIDES)
-        change = f"--config.{key}={rng.choice(rng.choice((likely, _OVERRIDES)))}"
-        try:
-            stage = key.split(".")[0] if key.split(".")[0] in STAGES else rng.choice(STAGES)
-            changes = [f"--config.stages={stage}", change]
-            config = read_config(f"tests/tiny_run.py:{folder / 'prepared'},ssp", changes)
-            paragraphs = dry_run(config, folder / "run")
-            next(paragraphs), next(paragraphs)  # the next one compiles
-        except UserError as error:
-            if key.split(".")[-1] not in str(error):
-                raise
-            raise UserError(f"config.{key}") from error  # it is named
-    return {"": "nothing to compare"}
-
-
-def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat
-
-
 def _always(path: Path, kind: str) -> bool:
     return True
 
@@ -404,5 +346,5 @@ TARGETS = {
         # Of a tree all there is is scored.
         unknowable=lambda path, kind: kind in ("exchanged", "deleted", "a folder instead"),
     ),
-    "config overrides": Target(_make_overrides, _read_overrides),
+    "config overrides": Target(fuzz_overrides.make, fuzz_overrides.read),
 }

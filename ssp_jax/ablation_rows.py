@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssp_jax.config import model_overrides
 from ssp_jax.errors import UserError
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.report.published import AAVS, SSP
@@ -86,7 +87,7 @@ def possible(config: ConfigDict, row: Row) -> bool:
     """Has the config what the row is about: its stages, and the map by which it could hear?"""
     keys = [key.split(".")[0] for key in row.overrides if key[0] != "*"]
     heard = "heard" in row.overrides.values()
-    model = SIZES[config.model.size] | {k: v for k, v in config.model.items() if v is not None}
+    model = SIZES[config.model.size] | model_overrides(config)
     stages = all(key in config for key in keys)
     return stages and not (heard and not model.get("audio_visual_map"))
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssp_jax.config import model_overrides
 from ssp_jax.data.batches import Batches
 from ssp_jax.data.beside import Beside
 from ssp_jax.data.companions import Companions
@@ -118,7 +119,7 @@ class Stage:
 
     def _build(self) -> None:
         config, stage = self.config, self.stage
-        overrides = {k: v for k, v in config.model.items() if k != "size" and v is not None}
+        overrides = model_overrides(config)
         if stage.decoder_adapter is not None:
             overrides["decoder_adapter"] = stage.decoder_adapter
 

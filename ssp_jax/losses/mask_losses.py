@@ -153,7 +153,7 @@ def criterion(
         raise ValueError("a post-mask loss needs flow_mask")
     layers = [predictions, *aux_layers]
     if (keys is None) == (draws is None):
-        raise ValueError("set_criterion needs exactly one of keys and draws")
+        raise ValueError("criterion needs exactly one of keys and draws")
     if draws is None:
         draws = draw(
             keys,
@@ -185,16 +185,14 @@ def criterion(
     bce, dice = _mask_losses(logits, truth)
     losses = [("mask", mask_weight, bce, matched), ("dice", dice_weight, dice, matched)]
     if post_mask != "none":
-        moving = _moving_at(flow_mask, at)
-        if post_mask == "head":  # it has one prediction only, of the final queries
-            own = _chosen(post_mask_logits, query[:, 0])[:, None].astype(jnp.float32)
-            at, truth, moving, target, matched = (
-                x[:, :1] for x in (at, truth, moving, target, matched)
-            )
-            logits = points.sample_masks(own, at)
         classes = jnp.take_along_axis(targets.class_labels[:, None], target, axis=-1)
+        counted, moving = matched & (classes > 0), _moving_at(flow_mask, at)
+        if post_mask == "head":  # it has one prediction only, of the final queries
+            at, truth, moving, counted = (x[:, :1] for x in (at, truth, moving, counted))
+            own = _chosen(post_mask_logits, query[:, 0])[:, None].astype(jnp.float32)
+            logits = points.sample_masks(own, at)
         post = post_mask_bce(logits, truth, moving, post_mask)
-        losses.append(("post_mask", post_mask_weight, post, matched & (classes > 0)))
+        losses.append(("post_mask", post_mask_weight, post, counted))
     for name, weight, loss, counted in losses:
         per_layer[name] = weight * jnp.where(counted, loss, 0).sum(axis=(0, 2)) / divisor
     parts = {name: loss.sum() for name, loss in per_layer.items()}

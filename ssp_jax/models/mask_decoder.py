@@ -174,7 +174,8 @@ class MaskDecoder(nnx.Module):
           'prompted_mask_features', and with a post_mask_head its 'post_mask_logits' (N, Q, H, W).
 
         Raises:
-          ValueError: a prompt is given to a model without, or missing in a model with one.
+          ValueError: a prompt is given to a model without, or missing in a model with one; no
+            flow mask for a model with flow_prompt.
         """
         moves = hasattr(self, "flow_prompt_embedding")
         if moves and flow_mask is None:
