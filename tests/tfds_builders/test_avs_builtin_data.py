@@ -59,10 +59,12 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path):
     def of_session():
         return [n for n in os.listdir("/proc") if n.isdigit() and _session(n) == process.pid]
 
-    # Itself, the resource tracker and at least one worker that has begun.
-    while not list(tmp_path.rglob("*.tmp*")) and process.poll() is None:
+    def at_work():  # itself, the resource tracker and a worker; the folder may come before that
+        return list(tmp_path.rglob("*.tmp*")) and len(of_session()) > 2
+
+    while not at_work():
+        assert process.poll() is None
         time.sleep(0.01)
-    assert len(of_session()) > 2
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20
