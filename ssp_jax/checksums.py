@@ -15,8 +15,10 @@ def array_checksums(tree: Any) -> dict[str, str]:
     arrays stay on their devices; all processes have to ask.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    # One small program a shape: one for a thousand leaves would take minutes to compile.
-    sums = jax.device_get([_checksum(leaf) for _, leaf in leaves])
+    # One small program a shape: one for a thousand leaves would take minutes to compile. One after
+    # the other: of many at once that need not wait for each other, XLA's threads for CPU devices
+    # take up parts, all wait for the parts that no thread is left for, and the process is aborted.
+    sums = [jax.device_get(_checksum(leaf)) for _, leaf in leaves]
     names = [path_name(path) for path, _ in leaves]
     return {n: f"{int(a):08x}{int(b):08x}" for n, (a, b) in zip(names, sums, strict=True)}
 

@@ -19,11 +19,13 @@ MESHES = ["1x1", "8x1", "4x2"] + (["2x1", "4x1"] if os.environ.get("SSP_JAX_SLOW
 # into more at every kink: a query matched to another target, a point chosen as uncertain, a key
 # that attention may see. So with small rates, and with enough points that one does not matter: then
 # losses differ by 5e-7. At five times the rates kinks come, and scores differ by 2e-4.
+# There are more devices than a mesh has: XLA has a thread for each, and collectives that need not
+# wait for each other block several threads of a device. With 8, all 8 soon wait for a ninth.
 _TRAIN = """
 import sys
 from pathlib import Path
 import jax
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", 64)
 jax.config.update("jax_disable_most_optimizations", True)
 from ssp_jax.run import run
 from tests.tiny_run import get_config
@@ -65,9 +67,7 @@ def test_metrics_are_the_same_on_any_mesh(trained):
     for other in results[1:]:
         for name, values in results[0].items():
             for metric in ("miou", "fscore"):
-                assert other[name][metric] == pytest.approx(
-                    values[metric], abs=5e-4
-                )  # a few pixels at a threshold
+                assert other[name][metric] == pytest.approx(values[metric], abs=1e-4)
 
 
 @pytest.mark.parametrize(
