@@ -24,8 +24,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags
+from array_record.python.array_record_module import ArrayRecordReader
 
 from ssp_jax.checkpoints import read_newest
+from ssp_jax.command_line import show_own_log
 from ssp_jax.preemption import EXIT_STATUS
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often.", 1)
@@ -213,8 +215,21 @@ def _metrics(run: Run, stage: str) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
 
 
-def _contents(folder: Path, pattern: str) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob(pattern)}
+def _contents(folder: Path, pattern: str) -> dict[str, bytes | list[bytes]]:
+    """What files hold, by name; of a shard the records.
+
+    A store of masks is named by a hash of what they were made of, the dates of the data's files
+    included, which differ where two runs prepared their own: it does not count, nor does the last
+    record of a shard, which repeats that name.
+    """
+    found = {}
+    for path in folder.glob(pattern):
+        name = re.sub(r"-[0-9a-f]{8}(?=/)", "", str(path.relative_to(folder)))
+        if path.suffix == ".array_record":
+            found[name] = ArrayRecordReader(str(path)).read_all()[:-1]
+        else:
+            found[name] = path.read_bytes()
+    return found
 
 
 def chosen(listed: Sequence[Moment], kills: int, rng: random.Random) -> Iterator[Moment]:
@@ -228,6 +243,7 @@ def chosen(listed: Sequence[Moment], kills: int, rng: random.Random) -> Iterator
 def main(argv):
     """Prints the table; exit status 1 if any run ended otherwise than the undisturbed one."""
     del argv
+    show_own_log()
     with tempfile.TemporaryDirectory(prefix="ssp_jax_kills_") as temporary:
         folder, stages = Path(_FOLDER.value or temporary), ("objects", "avs", "avss")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
