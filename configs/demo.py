@@ -21,7 +21,12 @@ from ssp_jax.errors import UserError
 
 SUBSETS = ("v1s", "v1m", "v2")
 # What no stage before may have.
-_NEW = ("class_head", "prompt_embedding", "network/(vta|text_projection)/", "post_mask_head")
+_NEW = (
+    "class_head",
+    "prompt_embedding",
+    "network/(vta|text_projection|text_visual_map)/",
+    "post_mask_head",
+)
 
 
 def get_config(kind: str = "baseline"):
@@ -50,7 +55,10 @@ def get_config(kind: str = "baseline"):
     config.objects = stage(
         train=train, val={"objects": "builtin:val"}, test={}, **SMALL_OBJECTS_STAGE
     )
-    config.model.vta = "joint"
+    config.model.vta, config.model.text_visual_map = "joint", True
+    # Features that segment already need not be kept from the decoder, as from scratch: kept from
+    # it they forget classes, and texts then cost 2.6 points of semantic mIoU (benchmarks/README).
+    config.model.decoder_trains_features = True
     config.avs.init_from = "objects"
     config.avss.init_from = "objects,avs"  # the class head is that of the objects
     config.avs.optim.update(SMALL_SEMANTIC_STAGE["optim"])

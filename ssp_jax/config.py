@@ -21,6 +21,7 @@ _MODEL = _OF_SIZES | {
     "vta_into": str,
     "vta_norm": str,
     "vta_queries": bool,
+    "text_visual_map": bool,
     "clip_width": int,
     "bert_adapters": bool,
 }

@@ -1,9 +1,9 @@
-"""Where does it look like it sounds: pixels and sound compared in a common space (ours)."""
+"""Where does it look like it sounds: pixels compared with the sound, and with words (ours)."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 class AudioVisualMap(nnx.Module):
@@ -21,18 +21,58 @@ class AudioVisualMap(nnx.Module):
         self.bias = nnx.Param(jnp.full((), -2.0))
 
     def __call__(
-        self, pixel_features: Float[Array, "N h w C"], audio_embedding: Float[Array, "N C"]
+        self,
+        pixel_features: Float[Array, "N h w C"],
+        audio_embedding: Float[Array, "N C"],
+        named: Float[Array, "N h w"] | None = None,
     ) -> dict[str, Array]:
         """Compare mask features with the audio embedding.
 
+        Args:
+          named: logits of `TextVisualMap`, which add to those of the sound.
+
         Returns:
-          'pixels' (N, h, w, D) and 'sound' (N, D), unit vectors; 'scale' and 'bias' (); 'logits'
-          (N, h, w) = scale * cosine + bias.
+          'pixels' (N, h, w, D) and 'sound' (N, D), unit vectors; 'scale' (); 'bias' (), or with
+          `named` (N, h, w); 'logits' (N, h, w) = scale * cosine + bias.
         """
         pixels, sound = _unit(self.pixels(pixel_features)), _unit(self.sound(audio_embedding))
         scale, bias = jnp.exp(self.log_scale[...]), self.bias[...]
+        if named is not None:
+            bias = bias + named
         logits = scale * jnp.einsum("nhwd,nd->nhw", pixels, sound) + bias
         return {"pixels": pixels, "sound": sound, "scale": scale, "bias": bias, "logits": logits}
+
+
+class TextVisualMap(nnx.Module):
+    """Cosine of every pixel with the word that is closest to it, scaled: logits of what is named.
+
+    Attention in BERT learns only slowly which word is which thing; compared like this, words find
+    what they name in a few hundred steps. Trained by the loss of the `AudioVisualMap` that its
+    logits add to: it sounds where both say so.
+    """
+
+    def __init__(self, hidden: int, text_width: int, channels: int, *, rngs: nnx.Rngs):
+        self.pixels = nnx.Linear(hidden, channels, rngs=rngs)
+        self.words = nnx.Linear(text_width, channels, rngs=rngs)
+        self.log_scale = nnx.Param(jnp.full((), jnp.log(10.0)))
+        # With words that mean nothing yet, the sum over some five of them then adds about zero.
+        self.bias = nnx.Param(jnp.full((), -2.0))
+
+    def __call__(
+        self,
+        pixel_features: Float[Array, "N h w C"],
+        words: Float[Array, "N L E"],
+        counted: Bool[Array, "N L"],
+    ) -> Float[Array, "N h w"]:
+        """bias + logsumexp(scale * cosine) over the words that count; 0 where a clip has none."""
+        pixels, words = _unit(self.pixels(pixel_features)), _unit(self.words(words))
+        cosines = jnp.einsum("nhwd,nld->nhwl", pixels, words)
+        scaled = jnp.exp(self.log_scale[...]) * cosines
+        some = counted.any(1)
+        # A clip without words sums over all of them, so that no gradient is NaN.
+        counted = counted | ~some[:, None]
+        logits = self.bias[...] + jax.nn.logsumexp(scaled, axis=-1, where=counted[:, None, None])
+        return jnp.where(some[:, None, None], logits, 0)
 
 
 def _unit(x: Array) -> Array:

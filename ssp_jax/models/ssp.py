@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ssp_jax.models.audio_visual_map import AudioVisualMap
+from ssp_jax.models.audio_visual_map import AudioVisualMap, TextVisualMap
 from ssp_jax.models.linear import Linear
 from ssp_jax.models.mask_decoder import MaskDecoder, head_init
 from ssp_jax.models.pixel_decoder import PixelDecoder
@@ -66,6 +66,8 @@ class SSP(nnx.Module):
       vta_queries: (ours) what BERT makes of A2, projected, is added to the audio embedding, so that
         queries (and the audio-visual map) look for what is named as for what is heard: also in
         seconds in which it is silent, of which A2 knows nothing.
+      text_visual_map: (ours) with vta, a `TextVisualMap` of what A2 names adds to the logits of the
+        audio-visual map, which it needs.
       bert_vocabulary, bert_length, bert_width, bert_layers, bert_heads, bert_ffn, bert_adapters:
         see `Bert`.
       post_mask_head: queries predict a second mask, for the post-mask loss (method 4.3).
@@ -108,6 +110,7 @@ class SSP(nnx.Module):
         vta_into: str = "mask_features",
         vta_norm: str = "all",
         vta_queries: bool = False,
+        text_visual_map: bool = False,
         clip_width: int = 768,
         bert_vocabulary: int = 30522,
         bert_length: int = 512,
@@ -134,6 +137,9 @@ class SSP(nnx.Module):
         self.mask_prompt, self.premask, self.own_reference = mask_prompt, premask, own_reference
         self.premask_form = premask_form
         self.decoder_trains_features = decoder_trains_features
+        text_visual_map &= vta != "none"
+        if text_visual_map and not audio_visual_map:
+            raise ValueError("text_visual_map adds to the audio_visual_map, which is needed too")
         if audio_visual_map:
             self.audio_visual_map = AudioVisualMap(hidden, hidden, rngs=rngs)
         self.encoder = Swin(
@@ -191,6 +197,8 @@ class SSP(nnx.Module):
                 },
                 rngs=rngs,
             )
+        if text_visual_map:
+            self.text_visual_map = TextVisualMap(hidden, bert_width, hidden, rngs=rngs)
         self.mask_decoder = MaskDecoder(
             num_classes,
             num_queries,
@@ -271,7 +279,11 @@ class SSP(nnx.Module):
             if hasattr(self, "text_projection"):
                 audio = audio + self.text_projection(aligned["text"])
         if hasattr(self, "audio_visual_map"):
-            more["audio_visual_map"] = self.audio_visual_map(mask_features, audio)
+            named = None
+            if hasattr(self, "text_visual_map"):
+                words = self.vta.words(text_ids, text_types, text_mask)
+                named = self.text_visual_map(mask_features, *words)
+            more["audio_visual_map"] = self.audio_visual_map(mask_features, audio, named)
         inputs = (mask_features, multi_scale, audio)
         if not self.decoder_trains_features:
             inputs = jax.lax.stop_gradient(inputs)

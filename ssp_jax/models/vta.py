@@ -100,6 +100,14 @@ class VTA(nnx.Module):
             results.append(normed if self.norm == "all" else features + normed - norm(features))
         return results, aligned
 
+    def words(
+        self, ids: Int[Array, "N L"], types: Int[Array, "N L"], mask: Bool[Array, "N L"]
+    ) -> tuple[Float[Array, "N L D"], Bool[Array, "N L"]]:
+        """Embeddings of the tokens, before BERT's layers, and which are of A2, if that says any."""
+        of_a2 = mask & (types == 1)
+        some = of_a2.sum(1, keepdims=True) > 1  # not the closing [SEP] alone
+        return self.bert.embed_text(ids, types), of_a2 & some
+
     def _align(self, visual, ids, types, mask) -> dict[str, Float[Array, "N g k C"]]:
         batch, height, columns, width = visual.shape
         # Swin's features do not say where they are, and BERT's own positions are those of words.

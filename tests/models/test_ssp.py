@@ -203,6 +203,29 @@ def test_texts_reach_the_audio_embedding_only_if_asked(queries):
     assert not np.allclose(one[1], two[1])
 
 
+def test_what_a2_names_adds_to_what_is_heard():
+    bert = {"bert_vocabulary": 9, "bert_length": 4, "bert_width": 8, "bert_layers": 1}
+    bert |= {"bert_heads": 2, "bert_ffn": 8, "audio_visual_map": True}
+    graphdef, params, _ = example(vta="joint", text_visual_map=True, **bert)
+    mask = np.ones((2, 4), bool)
+
+    @jax.jit
+    def heard(params, ids, types):
+        texts = {"text_ids": ids, "text_types": types, "text_mask": mask}
+        return nnx.merge(graphdef, params)(*inputs(), **texts)[1]["audio_visual_map"]
+
+    ids = np.full((2, 4), 3, np.int32)
+    first, second = (heard(params, ids, np.full((2, 4), part, np.int32)) for part in (0, 1))
+    assert first["bias"].shape == (2, 16, 16)
+    np.testing.assert_array_equal(first["bias"], params["audio_visual_map"]["bias"])  # all A1
+    assert not np.allclose(second["bias"], first["bias"])
+
+    # Without texts there are none to compare with; without the map nothing to add to.
+    assert "text_visual_map" not in example(text_visual_map=True, audio_visual_map=True)[1]
+    with pytest.raises(ValueError, match="audio_visual_map"):
+        example(vta="joint", text_visual_map=True, **(bert | {"audio_visual_map": False}))
+
+
 @pytest.mark.parametrize(
     "change",
     [{"gelu": "erf"}, {"decoder_adapter": "before"}, {"hidden": 48}, {"premask_form": "both"}],
