@@ -3,12 +3,14 @@
     python -m benchmarks.sharding [--steps=20] [--prepared=DIR] [--meshes=1x1,2x1,4x1,8x1,4x2]
 
 Trains the binary stage of configs/demo.py, as it is, on CPU devices, once a mesh (data x fsdp),
-each in a process of its own; prints the largest difference of losses and scores to the first
-mesh. Then the last mesh again, beside what the run before it compiled and kept: seconds from the
-start of the process to the end of the first step.
+each in a process of its own; prints the largest relative difference of losses, and the largest of
+scores, to the first mesh. Then, for what rounding alone does to such a run, the first mesh compiled
+without most of XLA's optimisations. Then the last mesh again, beside what the run before it
+compiled and kept: seconds from the start of the process to the end of the first step.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -41,12 +43,13 @@ def train(mesh: str, workdir: Path) -> None:
     run(config, workdir, brief=True)
 
 
-def first_step(mesh: str, workdir: Path) -> float:
-    """Seconds from the start of a process to the first line of its metrics."""
+def first_step(mesh: str, workdir: Path, **variables: str) -> float:
+    """Seconds from the start of a process, with these variables, to the first line of metrics."""
     lines, start = workdir / "avs/metrics.jsonl", time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.sharding", f"--meshes={mesh}"]
     command += [f"--workdir={workdir}", f"--prepared={_PREPARED.value}", f"--steps={_STEPS.value}"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    environment = os.environ | variables
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     while not (lines.exists() and lines.stat().st_size) and process.poll() is None:
         time.sleep(0.1)
     seconds = time.perf_counter() - start
@@ -71,15 +74,18 @@ def main(argv):
         return
     print("| mesh, data x fsdp | first step after, s | losses differ by | scores differ by |")
     print("|---|---|---|---|")
+    one, plain = _MESHES.value[0], {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    rows = {mesh: (mesh, {}) for mesh in _MESHES.value} | {f"{one}, otherwise": (one, plain)}
     with tempfile.TemporaryDirectory() as folder:
-        for mesh in _MESHES.value:
-            seconds = first_step(mesh, Path(folder, mesh))
-            losses, scores = read(Path(folder, mesh))
-            if mesh == _MESHES.value[0]:
+        for title, (mesh, variables) in rows.items():
+            seconds = first_step(mesh, Path(folder, title), **variables)
+            losses, scores = read(Path(folder, title))
+            if title == one:
                 first = losses, scores
             loss = np.abs(losses / first[0] - 1).max()
             score = np.abs(scores - first[1]).max()
-            print(f"| {mesh} | {seconds:.0f} | {loss:.1e} | {score:.1e} |", flush=True)
+            print(f"| {title} | {seconds:.0f} | {loss:.1e} | {score:.1e} |", flush=True)
+        mesh = _MESHES.value[-1]
         again = Path(folder, "again")
         shutil.copytree(Path(folder, mesh, "compiled"), again / "compiled")
         print(f"| {mesh}, again | {first_step(mesh, again):.0f} | | |")
