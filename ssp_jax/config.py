@@ -344,7 +344,8 @@ SMALL_OBJECTS_STAGE = SMALL_STAGE | {
 }
 SMALL_SEMANTIC_STAGE = SMALL_STAGE | {
     "init_from": "avs",
-    "init_new": ("class_head",),
+    # And what may be switched on for this stage alone.
+    "init_new": ("class_head", "flow_prompt_embedding", "post_mask_head"),
     # Prompts from the ground truth alone, as AAVS trains: validation mIoU 38.5, not 46.7 (seed 0).
     "prompt": {"source": "stage1", "truth": 0.0, "predicted": 1.0},
     "steps": 700,
