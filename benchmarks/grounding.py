@@ -10,7 +10,6 @@ objects in the MS3-like test frames, how many are marked (more than half of thei
 that sound now, at another second of the clip, never; and the IoU of what sounds.
 """
 
-import collections
 import tempfile
 from pathlib import Path
 
@@ -21,10 +20,9 @@ import optax
 from absl import app, flags
 from flax import nnx
 
-from benchmarks.selection import SMALLEST
+from benchmarks.selection import frames_of, heard_classes, visible_objects
 from configs import demo
 from ssp_jax.command_line import show_own_log
-from ssp_jax.data.reader import FrameReader
 from ssp_jax.init_from import given_params
 from ssp_jax.losses.listening import audio_visual_map
 from ssp_jax.models.audio_visual_map import TextVisualMap
@@ -45,7 +43,7 @@ _STEPS = flags.DEFINE_integer("steps", 600, "Of each training.", 4)
 _RATES = flags.DEFINE_multi_float("rate", [1e-3, 3e-3], "Highest rates of Adam, a row each.")
 
 
-class Reader(nnx.Module):
+class TextReader(nnx.Module):
     """One way to read the texts: logits of where what they name is.
 
     Args:
@@ -54,6 +52,7 @@ class Reader(nnx.Module):
 
     def __init__(self, way: str, vocabulary: int, *, rngs: nnx.Rngs):
         self.way, self.level = way, STRIDES.index(_SMALL["vta_stride"])
+        self.attends = way in ("joint", "cross_attention")
         hidden, width = _SMALL["hidden"], _SMALL["bert_width"]
         names = {"max_length": "length"} | {x: x for x in ("width", "layers", "heads", "ffn")}
         bert = {name: _SMALL[f"bert_{key}"] for name, key in names.items()}
@@ -61,11 +60,11 @@ class Reader(nnx.Module):
             hidden,
             1,
             _SMALL["embed_dim"] * 2**self.level,
-            variant=way if way in ("joint", "cross_attention") else "joint",
+            variant=way if self.attends else "joint",
             bert=bert | {"vocabulary": vocabulary, "gelu": _SMALL["gelu"]},
             rngs=rngs,
         )
-        if way in ("joint", "cross_attention"):
+        if self.attends:
             for layer in (self.vta.align_1, getattr(self.vta, "align_2", None)):
                 if layer is not None:  # what is added starts at zero in a network, but not here
                     lecun = nnx.initializers.lecun_normal()
@@ -75,7 +74,7 @@ class Reader(nnx.Module):
             self.map = TextVisualMap(hidden, width, hidden, rngs=rngs)
 
     def __call__(self, backbone, mask_features, ids, types, mask):
-        if self.way in ("joint", "cross_attention"):
+        if self.attends:
             _, grids = self.vta([mask_features], backbone[self.level], ids, types, mask)
             total = sum(grid for name, grid in grids.items() if name != "text")
             return self.head(total)[..., 0]
@@ -94,17 +93,16 @@ def train(stage: Stage, way: str, rate: float) -> tuple[float, ...]:
     weights = given_params(stage.config, stage.name, stage.folder, weights, shardings)
     network_def, weights = nnx.split(nnx.merge(stage.graphdef, weights).network)
     vocabulary = stage.companions.tokeniser.vocabulary_size
-    reader_def, params = nnx.split(Reader(way, vocabulary, rngs=nnx.Rngs(0)))
+    reader_def, params = nnx.split(TextReader(way, vocabulary, rngs=nnx.Rngs(0)))
     rates = optax.warmup_cosine_decay_schedule(0, rate, _STEPS.value // 12, _STEPS.value)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, weight_decay=0.01))
 
     def logits(params, batch):
         network = nnx.merge(network_def, weights)
         backbone = network.encoder(batch.normalised())
-        features = jax.lax.stop_gradient((backbone, network.pixel_decoder(backbone)[0]))
-        given = batch.prompts()
+        mask_features, given = network.pixel_decoder(backbone)[0], batch.prompts()
         texts = (given[name] for name in ("text_ids", "text_types", "text_mask"))
-        return nnx.merge(reader_def, params)(*features, *texts)
+        return nnx.merge(reader_def, params)(backbone, mask_features, *texts)
 
     def loss(params, batch):
         # The loss of the audio-visual map: of logits that no sound adds to.
@@ -129,30 +127,17 @@ def train(stage: Stage, way: str, rate: float) -> tuple[float, ...]:
 
 
 def _marked(stage: Stage, predict) -> tuple[float, ...]:
-    words = stage.words["test"]["ms3"]
-    reader, ious, objects = FrameReader(stage.data.source(words), stage.spec, stage.cache), [], []
-    sounding = collections.defaultdict(set)
-    with stage.batches(words) as batches:
-        for batch in batches:
-            marked = predict(batch)
-            for slot in np.flatnonzero(batch.valid):
-                clip, second = int(batch.clip[slot]), int(batch.second[slot])
-                (visible,) = reader.maps(clip, "objects", [second])
-                truth = batch.labels[slot] > 0
-                if truth.any():
-                    ious.append((marked[slot] & truth).sum() / (marked[slot] | truth).sum())
-                for label in np.unique(visible[visible > 0]):
-                    pixels = visible == label
-                    if pixels.sum() < SMALLEST:
-                        continue
-                    sounds = truth[pixels].mean() > 0.5
-                    if sounds:
-                        sounding[clip].add(label)
-                    objects.append((clip, label, sounds, marked[slot][pixels].mean() > 0.5))
-    kinds = {"now": [], "another": [], "never": []}
-    for clip, label, sounds, taken in objects:
-        kinds["now" if sounds else "another" if label in sounding[clip] else "never"].append(taken)
-    return (*(100 * float(np.mean(found)) for found in kinds.values()), 100 * float(np.mean(ious)))
+    frames = frames_of(stage, stage.words["test"]["ms3"], predict)
+    heard, kinds = heard_classes(frames), {"now": [], "another": [], "never": []}
+    ious = []
+    for frame in frames:
+        marked, truth = frame.predicted > 0, frame.truth > 0
+        if truth.any():
+            ious.append((marked & truth).sum() / (marked | truth).sum())
+        for label, pixels, sounds in visible_objects(frame):
+            another = "another" if label in heard[frame.clip] else "never"
+            kinds["now" if sounds else another].append(marked[pixels].mean() > 0.5)
+    return tuple(100 * float(np.mean(found)) for found in (*kinds.values(), ious))
 
 
 def main(argv):
@@ -164,9 +149,8 @@ def main(argv):
     config.avs.init_from, config.avs.prompt.source = _OBJECTS.value, "none"
     config.avs.prompt.premask, config.avs.criterion.post_mask = False, "none"
     print(f"{_STEPS.value} steps, marked in per cent")
-    print(
-        "| way | rate | sounds now | at another second | never | IoU |\n|---|---|---|---|---|---|"
-    )
+    print("| way | rate | sounds now | at another second | never | IoU |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         stage = open_stages(config, Path(folder))["avs"]
         for way in _WAYS.value:

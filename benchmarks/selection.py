@@ -4,19 +4,22 @@
 
 For the built-in benchmark, whose objects are all known. Of the sounding objects in the test
 frames: how many are found (more than half of their pixels), and how many of these by the right
-name; of the silent ones: how many are taken for sounding; in how many frames all of that is right;
-the mean IoU of all that sounds, there and in all frames; and per 100 frames the classes that are
-predicted somewhere in a frame whose truth does not have them, each of which mIoU counts with zero.
+name; of the silent ones: how many are taken for sounding, and the same of those that sound in no
+second of the clip, which A2 could tell; in how many frames all of that is right; the mean IoU of
+all that sounds, there and in all frames; and per 100 frames the classes that are predicted
+somewhere in a frame whose truth does not have them, each of which mIoU counts with zero.
 """
 
 import collections
 import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
+from ssp_jax.batch import AVBatch
 from ssp_jax.command_line import show_own_log
 from ssp_jax.data.reader import FrameReader
 from ssp_jax.mask_prompts import prompt_by
@@ -27,7 +30,51 @@ from ssp_jax.stage_training import trained_params
 
 _STAGE = flags.DEFINE_enum("stage", "avss", ["avs", "avss"], "Of the runs.")
 SMALLEST = 20  # pixels of an object that counts; fewer are an edge behind another object
-_COLUMNS = ("found", "of these named", "silent taken", "choice right", "IoU there", "IoU", "stray")
+_COLUMNS = (
+    *("found", "of these named", "silent taken", "never sounding taken"),
+    *("choice right", "IoU there", "IoU", "stray"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A frame of a test set: class maps of what is predicted, what sounds and what is visible."""
+
+    clip: int
+    predicted: Integer[np.ndarray, "h w"]
+    truth: Integer[np.ndarray, "h w"]
+    objects: Integer[np.ndarray, "h w"]
+
+
+def visible_objects(frame: Frame) -> Iterator[tuple[int, Bool[np.ndarray, "h w"], bool]]:
+    """(class, pixels, does it sound) of each; nothing of which no more than an edge is seen."""
+    for label in np.unique(frame.objects[frame.objects > 0]):
+        pixels = frame.objects == label
+        if pixels.sum() >= SMALLEST:
+            yield int(label), pixels, (frame.truth[pixels] > 0).mean() > 0.5
+
+
+def heard_classes(frames: Iterable[Frame]) -> dict[int, set[int]]:
+    """By clip, the classes of the objects that sound in any of its frames."""
+    heard = collections.defaultdict(set)
+    for frame in frames:
+        heard[frame.clip] |= {label for label, _, sounds in visible_objects(frame) if sounds}
+    return heard
+
+
+def frames_of(
+    stage: Stage, words: str, predict: Callable[[AVBatch], Integer[np.ndarray, "N h w"]]
+) -> list[Frame]:
+    """All valid frames of a data set; `predict` maps a batch to classes."""
+    reader, frames = FrameReader(stage.data.source(words), stage.spec, stage.cache), []
+    with stage.batches(words) as batches:
+        for batch in batches:
+            predicted = predict(batch)
+            for slot in np.flatnonzero(batch.valid):
+                clip, second = int(batch.clip[slot]), int(batch.second[slot])
+                (objects,) = reader.maps(clip, "objects", [second])
+                frames.append(Frame(clip, predicted[slot], batch.labels[slot], objects))
+    return frames
 
 
 @dataclasses.dataclass
@@ -36,31 +83,23 @@ class Counts:
 
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
-    def add(
-        self,
-        predicted: Integer[np.ndarray, "h w"],
-        truth: Integer[np.ndarray, "h w"],
-        objects: Integer[np.ndarray, "h w"],
-        *,
-        binary: bool,
-    ) -> None:
+    def add(self, frame: Frame, heard: Collection[int], *, binary: bool) -> None:
         """Count a frame.
 
         Args:
-          predicted, truth: class of what sounds, 0 elsewhere. objects: of all that is visible.
-          binary: `predicted` has no names but "sounding".
+          heard: classes that sound in any second of its clip.
+          binary: its prediction has no names but "sounding".
         """
-        counts, right = self.counts, True
-        for label in np.unique(objects[objects > 0]):
-            pixels = objects == label
-            if pixels.sum() < SMALLEST:
-                continue
+        counts, predicted, truth, right = self.counts, frame.predicted, frame.truth, True
+        for label, pixels, sounds in visible_objects(frame):
             marked = predicted[pixels][predicted[pixels] > 0]
             taken = len(marked) > pixels.sum() / 2
-            sounds = (truth[pixels] > 0).mean() > 0.5
-            kind = "sounding" if sounds else "silent"
-            counts[kind] += 1
-            counts[f"{kind} taken"] += taken
+            kinds = ["sounding"] if sounds else ["silent"]
+            if label not in heard:
+                kinds.append("never")
+            for kind in kinds:
+                counts[kind] += 1
+                counts[f"{kind} taken"] += taken
             right &= taken == sounds
             if sounds and taken:
                 counts["named"] += binary or np.bincount(marked).argmax() == label
@@ -80,7 +119,7 @@ class Counts:
         counts = self.counts
         fractions = (
             *(("sounding taken", "sounding"), ("named", "sounding taken")),
-            *(("silent taken", "silent"), ("right", "frames")),
+            *(("silent taken", "silent"), ("never taken", "never"), ("right", "frames")),
             *(("iou where right", "right with sound"), ("iou", "with sound"), ("stray", "frames")),
         )
         return tuple(100 * counts[a] / max(counts[b], 1) for a, b in fractions)
@@ -88,14 +127,12 @@ class Counts:
 
 def selection(stage: Stage, params: dict, words: str) -> Counts:
     """Counts of a data set as the stage predicts it."""
-    reader, counts = FrameReader(stage.data.source(words), stage.spec, stage.cache), Counts()
-    with stage.batches(words) as batches:
-        for batch in batches:
-            predicted = np.asarray(stage.predict(params, stage.put(batch)).argmax(1))
-            for slot in np.flatnonzero(batch.valid):
-                clip, second = int(batch.clip[slot]), int(batch.second[slot])
-                (objects,) = reader.maps(clip, "objects", [second])
-                counts.add(predicted[slot], batch.labels[slot], objects, binary=stage.binary)
+    frames = frames_of(
+        stage, words, lambda batch: np.asarray(stage.predict(params, stage.put(batch)).argmax(1))
+    )
+    counts, heard = Counts(), heard_classes(frames)
+    for frame in frames:
+        counts.add(frame, heard[frame.clip], binary=stage.binary)
     return counts
 
 
