@@ -24,7 +24,7 @@ SUBSETS = ("v1s", "v1m", "v2")
 _NEW = (
     "class_head",
     "prompt_embedding",
-    "network/(vta|text_projection|text_visual_map)/",
+    "network/(vta|text_projection|text_visual_map|text_classes)/",
     "post_mask_head",
 )
 
@@ -55,7 +55,8 @@ def get_config(kind: str = "baseline"):
     config.objects = stage(
         train=train, val={"objects": "builtin:val"}, test={}, **SMALL_OBJECTS_STAGE
     )
-    config.model.vta, config.model.text_visual_map = "joint", True
+    config.model.vta = "joint"
+    config.model.text_visual_map = config.model.text_classes = True
     # Features that segment already need not be kept from the decoder, as from scratch: kept from
     # it they forget classes, and texts then cost 2.6 points of semantic mIoU (benchmarks/README).
     config.model.decoder_trains_features = True

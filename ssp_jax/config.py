@@ -22,6 +22,7 @@ _MODEL = _OF_SIZES | {
     "vta_norm": str,
     "vta_queries": bool,
     "text_visual_map": bool,
+    "text_classes": bool,
     "clip_width": int,
     "bert_adapters": bool,
 }

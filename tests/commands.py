@@ -10,6 +10,7 @@ def runner(name: str, main, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [f"python -m {name}", *map(str, arguments)])
+        capsys.readouterr()  # what was logged before is not the command's
         with pytest.raises(SystemExit) as stop:
             main()
         out = capsys.readouterr()

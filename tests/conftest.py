@@ -1,25 +1,11 @@
-"""One compilation cache for the whole session: several tests run the same programs."""
+"""How programs compile in tests: kept for the whole session, as several tests run the same ones,
+and without most optimisations, which takes half the time."""
 
 import os
 import tempfile
-
-import pytest
 
 # Before jax is imported; subprocesses of tests inherit it.
 _CACHE = tempfile.TemporaryDirectory(prefix="ssp_jax_tests_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-
-
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Programs of this module's tests compile in half the time, without most optimisations."""
-    import jax
-
-    name, variable = "jax_disable_most_optimizations", "JAX_DISABLE_MOST_OPTIMIZATIONS"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    os.environ[variable] = "1"  # for subprocesses
-    yield
-    jax.config.update(name, before)
-    del os.environ[variable]
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -11,8 +11,6 @@ from ssp_jax.ablation_rows import FULL, TABLES, check_full, possible, row_config
 from ssp_jax.errors import UserError
 from ssp_jax.run_folder import check_config, write_results
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture
 def config():

@@ -11,8 +11,6 @@ from ssp_jax.mask_prompts import Stage1Masks
 from ssp_jax.stage import Stage
 from tests.tiny_run import get_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):

@@ -17,8 +17,6 @@ from ssp_jax.stage_training import train_stage
 from ssp_jax.train_state import split_trained
 from tests.tiny_run import get_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def aavs_config(prepared, folder):
     """A binary stage of AAVS's two phases, with its adapters, from the weights of `folder`."""

@@ -21,8 +21,6 @@ from ssp_jax.sharding import make_mesh, put_batch
 from tests.tiny_run import get_config
 from tests.two_processes import BATCH, STEP, evaluator, scores_of, states
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 slow = pytest.mark.skipif(
     os.environ.get("SSP_JAX_SLOW") != "1", reason="seven minutes on two cores: SSP_JAX_SLOW=1"
 )

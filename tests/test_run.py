@@ -34,8 +34,6 @@ from ssp_jax.stage_training import phase_step, training_batches
 from ssp_jax.train_state import split_trained
 from tests.tiny_run import get_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 ROOT = Path(__file__).parent.parent
 
 

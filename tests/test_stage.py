@@ -15,8 +15,6 @@ from ssp_jax.weights.aavs import nested
 from ssp_jax.weights.folder import save_weights
 from tests.tiny_run import get_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 MODEL = {"width": 8, "layers": 1, "heads": 2, "ffn": 12, "patch": 8, "image_size": 32}
 VAL = "builtin_tiny:val_v1s"
 

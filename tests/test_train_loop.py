@@ -23,8 +23,6 @@ from ssp_jax.train_state import state_maker
 from ssp_jax.train_step import make_train_step
 from ssp_jax.writers import MetricsWriter
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 _MESH, _TX = make_mesh(), optax.adam(0.1)
 _UIDS = [f"clip{number}" for number in range(40)]
 _END = 10

@@ -17,8 +17,6 @@ from ssp_jax.train_state import path_name, split_model, state_maker
 from ssp_jax.train_step import Loss, compile_once, make_predict, make_train_step
 from tests.tiny_run import TINY_MODEL
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # With the parts of AAVS's stage 2.
 TINY = TINY_MODEL | {
     "adapters": True,

@@ -14,6 +14,7 @@ from ssp_jax.models.mask_decoder import MaskDecoder, head_init
 from ssp_jax.models.pixel_decoder import PixelDecoder
 from ssp_jax.models.resize import resize_bilinear
 from ssp_jax.models.swin import Swin
+from ssp_jax.models.text_classes import TextClasses
 from ssp_jax.models.vggish import EMBEDDING, VGGish
 from ssp_jax.models.vta import VTA
 
@@ -68,6 +69,8 @@ class SSP(nnx.Module):
         seconds in which it is silent, of which A2 knows nothing.
       text_visual_map: (ours) with vta, a `TextVisualMap` of what A2 names adds to the logits of the
         audio-visual map, which it needs.
+      text_classes: (ours) with vta and more classes than one beside the background, `TextClasses`
+        add to the class logits.
       bert_vocabulary, bert_length, bert_width, bert_layers, bert_heads, bert_ffn, bert_adapters:
         see `Bert`.
       post_mask_head: queries predict a second mask, for the post-mask loss (method 4.3).
@@ -111,6 +114,7 @@ class SSP(nnx.Module):
         vta_norm: str = "all",
         vta_queries: bool = False,
         text_visual_map: bool = False,
+        text_classes: bool = False,
         clip_width: int = 768,
         bert_vocabulary: int = 30522,
         bert_length: int = 512,
@@ -199,6 +203,8 @@ class SSP(nnx.Module):
             )
         if text_visual_map:
             self.text_visual_map = TextVisualMap(hidden, bert_width, hidden, rngs=rngs)
+        if text_classes and vta != "none" and num_classes > 2:
+            self.text_classes = TextClasses(bert_width, num_classes, rngs=rngs)
         self.mask_decoder = MaskDecoder(
             num_classes,
             num_queries,
@@ -267,7 +273,7 @@ class SSP(nnx.Module):
         audio = self.audio_projection(audio_features)
         backbone = self.encoder(frames) if backbone is None else backbone
         mask_features, multi_scale = self.pixel_decoder(backbone)
-        more = {}
+        more, named, said = {}, None, None
         if hasattr(self, "vta"):
             visual = visual_tokens if self.vta_visual == "clip" else backbone[self.vta_level]
             if text_ids is None or visual is None:
@@ -278,11 +284,12 @@ class SSP(nnx.Module):
             more |= aligned
             if hasattr(self, "text_projection"):
                 audio = audio + self.text_projection(aligned["text"])
-        if hasattr(self, "audio_visual_map"):
-            named = None
+            words = self.vta.words(text_ids, text_types, text_mask)
             if hasattr(self, "text_visual_map"):
-                words = self.vta.words(text_ids, text_types, text_mask)
                 named = self.text_visual_map(mask_features, *words)
+            if hasattr(self, "text_classes"):
+                said = self.text_classes(*words)
+        if hasattr(self, "audio_visual_map"):
             more["audio_visual_map"] = self.audio_visual_map(mask_features, audio, named)
         inputs = (mask_features, multi_scale, audio)
         if not self.decoder_trains_features:
@@ -293,10 +300,10 @@ class SSP(nnx.Module):
                 size = mask_features.shape[1:3]
                 reference = resize_bilinear(reference, size)
                 flow_mask = None if flow_mask is None else resize_bilinear(flow_mask, size)
-                own = jax.lax.stop_gradient(self._own_reference(inputs, more, flow_mask))
+                own = jax.lax.stop_gradient(self._own_reference(inputs, more, flow_mask, said))
                 reference = jnp.where(own_reference[:, None, None], own, reference)
             prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
-        predictions, aux = self.mask_decoder(*inputs, prompt, flow_mask)
+        predictions, aux = self._decode(inputs, prompt, flow_mask, said)
         return predictions, aux | more | {
             "backbone": backbone,
             "mask_features": mask_features,
@@ -312,11 +319,19 @@ class SSP(nnx.Module):
             return reference
         return premask(flow_mask, reference)
 
-    def _own_reference(self, inputs: tuple, more: dict, flow_mask) -> Float[Array, "N h w"]:
+    def _decode(self, inputs: tuple, prompt, flow_mask, said: Array | None) -> tuple[dict, dict]:
+        """Of `MaskDecoder`, with what the texts say of the classes."""
+        predictions, aux = self.mask_decoder(*inputs, prompt, flow_mask)
+        if said is not None:
+            for layer in (predictions, *aux["layers"]):
+                layer["class_logits"] += said.astype(layer["class_logits"].dtype)
+        return predictions, aux
+
+    def _own_reference(self, inputs: tuple, more: dict, flow_mask, said) -> Float[Array, "N h w"]:
         if self.own_reference == "heard":
             return jax.nn.sigmoid(more["audio_visual_map"]["logits"])
         nothing = jnp.zeros(inputs[0].shape[:3], inputs[0].dtype)
-        first, _ = self.mask_decoder(*inputs, self._prompt(nothing, flow_mask), flow_mask)
+        first, _ = self._decode(inputs, self._prompt(nothing, flow_mask), flow_mask, said)
         return sounding_share(first["mask_logits"], first["class_logits"])
 
 

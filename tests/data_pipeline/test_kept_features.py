@@ -25,8 +25,6 @@ from ssp_jax.sharding import make_mesh
 from ssp_jax.train_state import split_model
 from tests.tiny_run import TINY_MODEL, get_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE = 32
 SHAPES = ((8, 8, 16), (4, 4, 32), (2, 2, 64), (1, 1, 128))
 FRAME_BYTES = 4 * 1920

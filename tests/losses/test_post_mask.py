@@ -8,8 +8,6 @@ from ssp_jax.errors import UserError
 from ssp_jax.losses.mask_losses import set_criterion
 from ssp_jax.losses.post_mask import post_mask_bce
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SHARP = 12.0
 
 

@@ -10,8 +10,6 @@ from ssp_jax.models.adapters import Adapter, apply_layer
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import SSP, segmentation_map
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 TINY = {
     "embed_dim": 8,
     "depths": (1, 1, 2, 1),
@@ -224,6 +222,30 @@ def test_what_a2_names_adds_to_what_is_heard():
     assert "text_visual_map" not in example(text_visual_map=True, audio_visual_map=True)[1]
     with pytest.raises(ValueError, match="audio_visual_map"):
         example(vta="joint", text_visual_map=True, **(bert | {"audio_visual_map": False}))
+
+
+def test_words_of_a2_change_the_classes_in_every_layer():
+    bert = {"bert_vocabulary": 9, "bert_length": 4, "bert_width": 8, "bert_layers": 1}
+    bert |= {"bert_heads": 2, "bert_ffn": 8, "vta": "joint", "text_classes": True}
+    graphdef, params, _ = example(**bert)
+    texts = {"text_types": np.ones((2, 4), np.int32), "text_mask": np.ones((2, 4), bool)}
+    texts["text_ids"] = np.full((2, 4), 3, np.int32)
+
+    @jax.jit
+    def class_logits(params):
+        predictions, aux = nnx.merge(graphdef, params)(*inputs(), **texts)
+        return [layer["class_logits"] for layer in (*aux["layers"], predictions)]
+
+    before = class_logits(params)
+    params["text_classes"]["words"]["bias"] += 1.0  # a word, a class
+    for old, new in zip(before, class_logits(params), strict=True):
+        np.testing.assert_allclose((new - old)[..., 1:-1], 4, atol=1e-4)  # of four words
+        np.testing.assert_allclose(new[..., [0, -1]], old[..., [0, -1]], atol=1e-5)
+
+    # Of where it sounds alone the words say nothing, and without texts there are none.
+    two_classes = nnx.eval_shape(lambda: SSP(2, 5, **(TINY | bert), rngs=nnx.Rngs(0)))
+    assert not hasattr(two_classes, "text_classes")
+    assert "text_classes" not in example(text_classes=True)[1]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,6 @@ from ssp_jax.predict.writing import spans
 from tests.commands import runner
 from tfds_builders.classes import palette
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture
 def command(monkeypatch, capsys):

@@ -24,8 +24,6 @@ from ssp_jax.weights.folder import load_weights, save_weights
 from tests.weights.weight_files import assert_same_arrays, reference
 from tfds_builders.avs_builtin.clip import clip
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 WORDS = "builtin_tiny:test_v2+builtin_tiny:test_v1m"
 
 
