@@ -64,9 +64,9 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("full, reference without flow", {"*.prompt.premask": False}),
         Row("full, flow and reference in one map", {"model.premask_form": "paper"}),
     ),
-    "post_mask_weight": (
-        Row("full, post-mask weight 5", {"*.criterion.post_mask_weight": 5.0}),
-        Row("full, post-mask weight 20", {"*.criterion.post_mask_weight": 20.0}),
+    "post_mask_weight": tuple(
+        Row(f"full, post-mask weight {weight}", {"*.criterion.post_mask_weight": float(weight)})
+        for weight in (5, 10, 20)
     ),
     "texts": tuple(
         Row(f"full, scored with {how} texts", {"texts.vary": how}, rescored=True)
