@@ -3,7 +3,6 @@
 import functools
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,12 +25,7 @@ def golden(stage):
 @functools.cache
 def rows(stage):
     """Each stage takes another way of sampling, so both are covered."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)  # half of the time to compile
-    try:
-        return differences(golden(stage), sampling={1: "map", 2: "gather"}[stage])
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    return differences(golden(stage), sampling={1: "map", 2: "gather"}[stage])
 
 
 def assert_fit(stage, prefix, number):

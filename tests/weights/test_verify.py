@@ -8,7 +8,6 @@ import io
 import struct
 import zipfile
 
-import jax
 import numpy as np
 import pytest
 from weight_files import GOLDEN, reference
@@ -25,12 +24,7 @@ _COMPUTE = verify.compute
 
 @functools.cache
 def _computed():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)  # half of the time to compile
-    try:
-        return _COMPUTE(reference(1), sampling="map")
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    return _COMPUTE(reference(1), sampling="map")
 
 
 @pytest.fixture
