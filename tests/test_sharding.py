@@ -15,10 +15,10 @@ from ssp_jax.sharding import make_mesh
 ROOT = Path(__file__).parent.parent
 # 1, 8 and 4 x 2 devices; the others where there is time.
 MESHES = ["1x1", "8x1", "4x2"] + (["2x1", "4x1"] if os.environ.get("SSP_JAX_SLOW") == "1" else [])
-# Rounding, which differs from mesh to mesh, turns into more at every kink: a query matched to another
-# target, a point chosen as uncertain, a key that attention may see. So with small rates, and with
-# enough points that one does not matter: then losses differ by 5e-7. At five times the rates kinks
-# come, and scores differ by 2e-4.
+# Rounding, which differs from mesh to mesh, turns into more at every kink: a query matched to
+# another target, a point chosen as uncertain, a key that attention may see. So with small rates,
+# and with enough points that one does not matter: then losses differ by 5e-7. At five times the
+# rates kinks come, and scores differ by 2e-4.
 # There are more devices than a mesh has: XLA has a thread for each, and collectives that need not
 # wait for each other block several threads of a device. With 8, all 8 soon wait for a ninth.
 _TRAIN = """
