@@ -236,9 +236,11 @@ def test_words_of_a2_change_the_classes_in_every_layer():
         predictions, aux = nnx.merge(graphdef, params)(*inputs(), **texts)
         return [layer["class_logits"] for layer in (*aux["layers"], predictions)]
 
+    # `before` may still read the arrays that it was given: not changed in place.
+    words = params["text_classes"]["words"]
+    changed = params | {"text_classes": {"words": words | {"bias": words["bias"] + 1.0}}}
     before = class_logits(params)
-    params["text_classes"]["words"]["bias"] += 1.0  # a word, a class
-    for old, new in zip(before, class_logits(params), strict=True):
+    for old, new in zip(before, class_logits(changed), strict=True):  # a word, a class
         np.testing.assert_allclose((new - old)[..., 1:-1], 4, atol=1e-4)  # of four words
         np.testing.assert_allclose(new[..., [0, -1]], old[..., [0, -1]], atol=1e-5)
 
