@@ -14,9 +14,13 @@ from ssp_jax.run_folder import stage_names
 
 Overrides = Mapping[str, Any]
 
-# '*' stands for every stage that runs.
-# AAVS's first stage has no prompt at all.
-_NO_PRE = {"*.prompt.premask": False, "avs.prompt.source": "none"}
+# '*' stands for every stage that runs; a stage that the config does not have is passed over.
+# Prompts as in AAVS: none in the first stage, the first stage's masks in the second.
+_NO_PRE = {
+    "*.prompt.premask": False,
+    "avs.prompt.source": "none",
+    "avss.prompt.source": "stage1",
+}
 _NO_POST = {"*.criterion.post_mask": "none"}
 _NO_TEXT = {"model.vta": "none"}
 
@@ -83,12 +87,15 @@ TABLES: dict[str, tuple[Row, ...]] = {
 }
 
 
+def _applies(config: ConfigDict, key: str) -> bool:
+    return key[0] == "*" or key.split(".")[0] in config
+
+
 def possible(config: ConfigDict, row: Row) -> bool:
-    """Has the config what the row is about: its stages, and the map by which it could hear?"""
-    keys = [key.split(".")[0] for key in row.overrides if key[0] != "*"]
+    """Has the config what the row is about: a stage of it, and the map by which it could hear?"""
+    stages = not row.overrides or any(_applies(config, key) for key in row.overrides)
     heard = "heard" in row.overrides.values()
     model = SIZES[config.model.size] | model_overrides(config)
-    stages = all(key in config for key in keys)
     return stages and not (heard and not model.get("audio_visual_map"))
 
 
@@ -100,6 +107,8 @@ def row_config(config: ConfigDict, row: Row) -> ConfigDict:
     config = config.copy_and_resolve_references()
     stages = stage_names(config)
     for key, value in row.overrides.items():
+        if not _applies(config, key):
+            continue
         names = [key.replace("*", stage, 1) for stage in stages] if key[0] == "*" else [key]
         config.update_from_flattened_dict(dict.fromkeys(names, value))
     for stage in stages:

@@ -30,9 +30,9 @@ def test_every_row_is_a_config_of_its_own(config):
         check_config(changed)
     as_text = {title: changed.to_json() for title, changed in made.items()}
     assert as_text[FULL.title] == config.to_json()
-    # The demo's second stage is prompted by stage 1 anyway.
+    # The demo's stages are prompted by what is heard anyway.
     same = {title for title, text in as_text.items() if text == as_text[FULL.title]}
-    assert same == {FULL.title, "full, reference stage1"}
+    assert same == {FULL.title, "full, reference heard"}
     assert len(set(as_text.values())) == len(made) - 1
     assert len({row.folder for row in rows()}) == len(made)
     baseline = made["AAVS"]
@@ -40,6 +40,7 @@ def test_every_row_is_a_config_of_its_own(config):
     for name in ("avs", "avss"):
         assert not baseline[name].prompt.premask
         assert baseline[name].criterion.post_mask == "none"
+    assert (baseline.avs.prompt.source, baseline.avss.prompt.source) == ("none", "stage1")
     assert [row.title for row in TABLES["method"]][-1] == FULL.title
 
 
@@ -65,6 +66,7 @@ def test_rows_that_a_config_cannot_have_are_left_out(config):
     assert impossible == ["full, reference heard"]
     impossible = [row.title for row in rows() if not possible(binary, row)]
     assert impossible == ["full, reference heard", "full, reference stage1"]
+    assert "avss" not in row_config(binary, TABLES["method"][0])
 
 
 class Runs:
