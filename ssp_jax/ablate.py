@@ -58,8 +58,8 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     check_full(config)
     rows = {name: _rows_of(config, name) for name in tables}
     by_title = {row.title: row for part in rows.values() for row in part}
-    # Those that score the parameters of "SSP, full" come when it is trained.
-    order = sorted(by_title.values(), key=lambda row: row.rescored)
+    # Those that score another row's parameters come when it is trained.
+    order = sorted(by_title.values(), key=lambda row: row.scores is not None)
     pretraining, config = config, _on_pretrained(config, workdir / "pretrained")
     for row in order:
         check_config(row_config(config, row))
@@ -111,10 +111,10 @@ def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[
         if wanted <= results.keys():
             return {name: results[name] for name in sorted(wanted)}
     _LOG.info("%s, seed %d", row.title, seed)
-    if not row.rescored:
+    if row.scores is None:
         return run(config, folder, brief=True)
     in_turn(lambda: check_workdir(config, folder))
-    results = rescore(config, workdir / FULL.folder / f"seed{seed}")
+    results = rescore(config, workdir / row.scores.folder / f"seed{seed}")
     write_results(path, results)
     return results
 

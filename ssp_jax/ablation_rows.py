@@ -32,13 +32,13 @@ class Row:
     Attributes:
       title: as printed; also names the row's folder.
       overrides: of the config given, which is full SSP.
-      rescored: the row trains nothing; it scores the row "SSP, full" under the overrides.
+      scores: the row trains nothing; it scores this row's parameters under the overrides.
       paper: mIoU in per cent by test set, where the paper has it (table 1 and 3 of the paper).
     """
 
     title: str
     overrides: Overrides = dataclasses.field(default_factory=dict)
-    rescored: bool = False
+    scores: "Row | None" = None
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -54,6 +54,8 @@ def _paper(s4: float, ms3: float, avss: float) -> dict[str, float]:
 
 FULL = Row("SSP, full", {}, paper=SSP.miou)
 _CROSS = {"model.vta": "cross_attention"}
+_TRUTH = {"*.prompt.truth": 1.0, "*.prompt.predicted": 0.0}
+_TRUTH_ONLY = Row("full, trained with the truth alone", _TRUTH)
 TABLES: dict[str, tuple[Row, ...]] = {
     "method": (
         Row("AAVS", _NO_PRE | _NO_POST | _NO_TEXT, paper=AAVS.miou),
@@ -68,21 +70,34 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("full, reference without flow", {"*.prompt.premask": False}),
         Row("full, flow and reference in one map", {"model.premask_form": "paper"}),
     ),
+    "vta": (
+        Row("full, VTA cross_attention", _CROSS),
+        Row("full, VTA qformer", {"model.vta": "qformer"}),
+    ),
     "post_mask_weight": tuple(
         Row(f"full, post-mask weight {weight}", {"*.criterion.post_mask_weight": float(weight)})
         for weight in (5, 10, 20)
     ),
+    # What a reference of its own in training is worth, in prediction with and without the truth.
+    "reference": (
+        _TRUTH_ONLY,
+        Row(
+            "full, trained with the truth alone, reference truth (oracle)",
+            _TRUTH | {"*.prompt.source": "truth"},
+            scores=_TRUTH_ONLY,
+        ),
+    ),
     "texts": tuple(
-        Row(f"full, scored with {how} texts", {"texts.vary": how}, rescored=True)
+        Row(f"full, scored with {how} texts", {"texts.vary": how}, scores=FULL)
         for how in ("empty", "shuffled", "noisy")
     ),
     "inference": (
         *(
-            Row(f"full, reference {source}", {"*.prompt.source": source}, rescored=True)
+            Row(f"full, reference {source}", {"*.prompt.source": source}, scores=FULL)
             for source in ("flow", "self", "heard")
         ),
-        Row("full, reference stage1", {"avss.prompt.source": "stage1"}, rescored=True),
-        Row("full, reference truth (oracle)", {"*.prompt.source": "truth"}, rescored=True),
+        Row("full, reference stage1", {"avss.prompt.source": "stage1"}, scores=FULL),
+        Row("full, reference truth (oracle)", {"*.prompt.source": "truth"}, scores=FULL),
     ),
 }
 

@@ -93,8 +93,8 @@ class Runs:
         return results
 
     def rescore(self, config, folder):
-        assert folder.parent.name == FULL.folder
-        self.scored.append(config.texts.vary)
+        assert f"{folder.parent.name}/{folder.name}" in self.trained
+        self.scored.append(folder.parent.name)
         return self.results(folder, config, gain=-0.1)
 
 
@@ -115,7 +115,9 @@ def test_trains_every_row_once_and_goes_on_where_it_stopped(config, runs, tmp_pa
     runs.fail = None
     summary = command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
     assert len(runs.trained) == len(set(runs.trained)) == 14
-    assert runs.scored == ["empty", "shuffled", "noisy"] * 2
+    assert runs.scored == [FULL.folder] * 6
+    alone = json.loads((tmp_path / "full-scored-with-noisy-texts/seed1/config.json").read_text())
+    assert alone["texts"]["vary"] == "noisy"
     again = command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
     assert len(runs.trained) == 14
     assert again == summary == json.loads((tmp_path / "ablation.json").read_text())
@@ -143,6 +145,11 @@ def test_rows_start_from_one_pretraining(config, runs, tmp_path):
     assert row["stages"] == "avs,avss"
     objects = str(tmp_path / "pretrained" / "objects")
     assert [row[name]["init_from"] for name in ("avs", "avss")] == [objects, f"{objects},avs"]
+
+
+def test_a_row_may_score_the_parameters_of_another_than_full(config, runs, tmp_path):
+    command.ablate(config, tmp_path, tables=("reference",), seeds=1)
+    assert runs.scored == ["full-trained-with-the-truth-alone"]
 
 
 def test_unknown_table(config, tmp_path):
