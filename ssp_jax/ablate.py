@@ -67,6 +67,10 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     keep_compiled(workdir)
     if "objects" in stage_names(pretraining):
         pretraining = pretraining.copy_and_resolve_references()
+        # The folder is that of any rows with such objects.
+        with pretraining.unlocked():
+            for name in stage_names(config):
+                del pretraining[name]
         pretraining.stages = "objects"
         run(pretraining, workdir / "pretrained", brief=True)
     scores: dict[str, list[dict]] = {row.title: [] for row in order}

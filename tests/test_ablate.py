@@ -140,7 +140,10 @@ def test_rows_start_from_one_pretraining(config, runs, tmp_path):
     command.ablate(config, tmp_path, tables=("method",), seeds=2)
     assert len(runs.trained) == 15
     assert runs.trained[0].endswith("/pretrained")
-    assert json.loads((tmp_path / "pretrained/config.json").read_text())["stages"] == "objects"
+    pretrained = json.loads((tmp_path / "pretrained/config.json").read_text())
+    assert pretrained["stages"] == "objects"
+    assert "objects" in pretrained
+    assert not {"avs", "avss"} & pretrained.keys()
     row = json.loads((tmp_path / FULL.folder / "seed1/config.json").read_text())
     assert row["stages"] == "avs,avss"
     objects = str(tmp_path / "pretrained" / "objects")
