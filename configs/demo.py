@@ -66,7 +66,7 @@ def get_config(kind: str = "baseline"):
     for name in ("avs", "avss"):
         config[name].init_new = _NEW
         config[name].prompt.premask = True
-        # The paper's weight of 10 costs a small network points.
+        # The paper's weight of 10 did no better (benchmarks/README.md).
         config[name].criterion.update({"post_mask": "head", "post_mask_weight": 2.0})
         config[name].steps, config[name].eval_every = 300, 150
     # In both stages what the map hears: the first stage's masks cost the second 1.6 points on
