@@ -59,10 +59,11 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     rows = {name: _rows_of(config, name) for name in tables}
     by_title = {row.title: row for part in rows.values() for row in part}
     # Those that score another row's parameters come when it is trained.
-    order = sorted(by_title.values(), key=lambda row: row.scores is not None)
+    order = sorted(by_title.values(), key=lambda row: row.parameters_of is not None)
     pretraining, config = config, _on_pretrained(config, workdir / "pretrained")
     for row in order:
         check_config(row_config(config, row))
+    first = _first_of_each(config, order)
     # A seed changes no shape, so what one seed compiled the others need not.
     keep_compiled(workdir)
     if "objects" in stage_names(pretraining):
@@ -76,7 +77,11 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     scores: dict[str, list[dict]] = {row.title: [] for row in order}
     for seed in range(seeds):
         for row in order:
-            scores[row.title].append(_row_scores(config, workdir, row, seed))
+            if first[row.title] is row:
+                of = row.parameters_of and first[row.parameters_of.title]
+                scores[row.title].append(_row_scores(config, workdir, row, of, seed))
+            else:
+                scores[row.title].append(scores[first[row.title].title][seed])
             summary = _write(workdir, rows, scores)
     return summary
 
@@ -103,7 +108,20 @@ def _rows_of(config: ConfigDict, table: str) -> list[Row]:
     return [row for row in rows if row.title not in impossible]
 
 
-def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[str, dict]:
+def _first_of_each(config: ConfigDict, rows: Sequence[Row]) -> dict[str, Row]:
+    """{title: the first row that trains and scores the same}: a row may ask for what the config has
+    anyway, a post-mask weight of 10, say."""
+    first: dict[tuple[str, str], Row] = {}
+    found = {}
+    for row in rows:
+        trained, scored = row_config(config, row.parameters_of or row), row_config(config, row)
+        found[row.title] = first.setdefault((trained.to_json(), scored.to_json()), row)
+    return found
+
+
+def _row_scores(
+    config: ConfigDict, workdir: Path, row: Row, parameters_of: Row | None, seed: int
+) -> dict[str, dict]:
     config = row_config(config, row)
     config.seed = seed
     folder = workdir / row.folder / f"seed{seed}"
@@ -115,10 +133,10 @@ def _row_scores(config: ConfigDict, workdir: Path, row: Row, seed: int) -> dict[
         if wanted <= results.keys():
             return {name: results[name] for name in sorted(wanted)}
     _LOG.info("%s, seed %d", row.title, seed)
-    if row.scores is None:
+    if parameters_of is None:
         return run(config, folder, brief=True)
     in_turn(lambda: check_workdir(config, folder))
-    results = rescore(config, workdir / row.scores.folder / f"seed{seed}")
+    results = rescore(config, workdir / parameters_of.folder / f"seed{seed}")
     write_results(path, results)
     return results
 

@@ -32,13 +32,13 @@ class Row:
     Attributes:
       title: as printed; also names the row's folder.
       overrides: of the config given, which is full SSP.
-      scores: the row trains nothing; it scores this row's parameters under the overrides.
+      parameters_of: the row trains nothing; it scores this row's parameters under the overrides.
       paper: mIoU in per cent by test set, where the paper has it (table 1 and 3 of the paper).
     """
 
     title: str
     overrides: Overrides = dataclasses.field(default_factory=dict)
-    scores: "Row | None" = None
+    parameters_of: "Row | None" = None
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -84,20 +84,20 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row(
             "full, trained with the truth alone, reference truth (oracle)",
             _TRUTH | {"*.prompt.source": "truth"},
-            scores=_TRUTH_ONLY,
+            parameters_of=_TRUTH_ONLY,
         ),
     ),
     "texts": tuple(
-        Row(f"full, scored with {how} texts", {"texts.vary": how}, scores=FULL)
+        Row(f"full, scored with {how} texts", {"texts.vary": how}, parameters_of=FULL)
         for how in ("empty", "shuffled", "noisy")
     ),
     "inference": (
         *(
-            Row(f"full, reference {source}", {"*.prompt.source": source}, scores=FULL)
+            Row(f"full, reference {source}", {"*.prompt.source": source}, parameters_of=FULL)
             for source in ("flow", "self", "heard")
         ),
-        Row("full, reference stage1", {"avss.prompt.source": "stage1"}, scores=FULL),
-        Row("full, reference truth (oracle)", {"*.prompt.source": "truth"}, scores=FULL),
+        Row("full, reference stage1", {"avss.prompt.source": "stage1"}, parameters_of=FULL),
+        Row("full, reference truth (oracle)", {"*.prompt.source": "truth"}, parameters_of=FULL),
     ),
 }
 

@@ -155,6 +155,21 @@ def test_a_row_may_score_the_parameters_of_another_than_full(config, runs, tmp_p
     assert runs.scored == ["full-trained-with-the-truth-alone"]
 
 
+def test_rows_of_one_config_are_trained_and_scored_once(config, runs, tmp_path):
+    for name in ("avs", "avss"):
+        config[name].criterion.post_mask_weight = 10.0
+        config[name].prompt.update({"truth": 1.0, "predicted": 0.0})
+    tables = ("post_mask_weight", "reference", "inference")
+    summary = command.ablate(config, tmp_path, tables=tables, seeds=2)
+    folders = [FULL.folder, "full-post-mask-weight-5", "full-post-mask-weight-20"]
+    assert runs.trained == [f"{name}/seed{seed}" for seed in (0, 1) for name in folders]
+    weights = summary["post_mask_weight"]
+    assert weights["full, post-mask weight 10"] == weights[FULL.title]
+    assert summary["reference"]["full, trained with the truth alone"] == weights[FULL.title]
+    # That the reference is heard is the config's own; with the truth, that of both tables is one.
+    assert runs.scored == [FULL.folder] * 2 * 4
+
+
 def test_unknown_table(config, tmp_path):
     with pytest.raises(UserError, match="expected some of method"):
         command.ablate(config, tmp_path, tables=("methods",), seeds=1)
