@@ -31,6 +31,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     config = get_config(str(folder / "prepared"), "ssp")
     config.stages = "avs,avss"
+    config.avss.prompt.source = "stage1"
     config.avs.batch_size = config.avss.batch_size = 10
     workdir = folder / "run"
     stages = open_stages(config, workdir)
