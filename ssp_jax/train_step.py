@@ -183,9 +183,9 @@ def make_train_step(
             )
         updates, opt_state = tx.update(grads, state.opt_state, leaves)
         updated = optax.apply_updates(leaves, updates)
-        scalars = {"loss": loss, "grad_norm": optax.global_norm(grads)} | parts
+        scalars = {"loss": loss, "grad_norm": optax.tree.norm(grads)} | parts
         checks = {
-            f"not_finite/{what}/{module}": ~jnp.isfinite(optax.global_norm(part))
+            f"not_finite/{what}/{module}": ~jnp.isfinite(optax.tree.norm(part))
             for what, tree in (("gradient", grads), ("parameters", updated))
             for module, part in _by_module(tree).items()
         }
