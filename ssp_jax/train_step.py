@@ -210,7 +210,9 @@ def _added_up(compute: Callable, batch: AVBatch, parts: int, mesh: Mesh):
 
     A part has its share of the frames of every device, so that none has to move.
     """
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    split = jax.tree.map(
+        lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
+    )
 
     def add(total, part):
         part = jax.lax.with_sharding_constraint(part, batch_sharding(mesh))

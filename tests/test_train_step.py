@@ -94,16 +94,16 @@ def test_bfloat16_reaches_every_matrix_product():
     assert {leaf.dtype for leaf in results} == {jnp.dtype(jnp.bfloat16)}
 
 
-def sgd_step(name, listen, accumulate):
+def sgd_step(overrides, listen, accumulate):
     """(a step that subtracts the gradients, its first state)."""
-    graphdef, init = split(TINY_MODEL, listen=listen)
+    graphdef, init = split(overrides, listen=listen)
     mesh, tx = make_mesh(), optax.sgd(1.0)
     shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(init, KEY))
     trained = frozenset(path_name(path) for path, _ in shapes)
     states = state_maker(init, tx, trained, mesh)
     loss = losses(graphdef, listen=listen)
     step = make_train_step(loss, tx, mesh, states.shardings, trained, accumulate=accumulate)
-    return compile_once(step, name), states.new(KEY)
+    return step, states.new(KEY)
 
 
 def test_parts_of_a_batch_add_up_to_its_step(caplog):
@@ -116,7 +116,8 @@ def test_parts_of_a_batch_add_up_to_its_step(caplog):
     results = []
     with caplog.at_level("INFO", logger="ssp_jax.train_step"):
         for accumulate in (1, 2):
-            step, state = sgd_step(f"in {accumulate}", listen, accumulate)
+            step, state = sgd_step(TINY_MODEL, listen, accumulate)
+            step = compile_once(step, f"in {accumulate}")
             start = jax.device_get(state.params)
             state, scalars = step(state, batch, KEY, 0)
             gradients = jax.tree.map(lambda x, y: x - y, start, jax.device_get(state.params))
@@ -135,6 +136,15 @@ def test_parts_of_a_batch_add_up_to_its_step(caplog):
     assert int(state.step) == 2
     with pytest.raises(TypeError):
         step(state, fake_batch(8, num_classes=5), KEY, 2)
+
+
+def test_parts_of_a_batch_whose_sounds_have_no_columns():
+    # That of a stage which does not learn sounds.
+    step, state = sgd_step(TINY, DEAF, 2)
+    batch = example_batch()
+    assert batch.sounds.shape == (4, 0)
+    new, _ = jax.eval_shape(step, state, batch, KEY, 0)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
 def test_prediction_reads_the_prompt():
