@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssp_jax.models.adapters import apply_layer
+from ssp_jax.models.convolution import Conv3x3
 from ssp_jax.models.deformable_attention import DeformableAttention, Sizes
 from ssp_jax.models.linear import Linear
 from ssp_jax.models.positions import sine_positions
@@ -102,15 +103,7 @@ class PixelDecoder(nnx.Module):
             feature_channels[0], channels, use_bias=False, kernel_init=_conv_init, rngs=rngs
         )
         self.lateral_norm = group_norm()
-        self.fusion = nnx.Conv(
-            channels,
-            channels,
-            (3, 3),
-            padding="SAME",
-            use_bias=False,
-            kernel_init=_conv_init,
-            rngs=rngs,
-        )
+        self.fusion = Conv3x3(channels, channels, use_bias=False, kernel_init=_conv_init, rngs=rngs)
         self.fusion_norm = group_norm()
         self.mask_projection = Linear(channels, channels, kernel_init=_conv_init, rngs=rngs)
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ssp_jax.models.convolution import Conv3x3
+
 _CONVOLUTIONS = ((64, True), (128, True), (256, False), (256, True), (512, False), (512, True))
 _DENSE = 4096
 EMBEDDING = 128
@@ -27,7 +29,7 @@ class VGGish(nnx.Module):
         channels = [1, *(int(channels * width) for channels, _ in _CONVOLUTIONS)]
         he_normal = nnx.initializers.he_normal()
         self.convolutions = nnx.List(
-            nnx.Conv(source, target, (3, 3), padding="SAME", kernel_init=he_normal, rngs=rngs)
+            Conv3x3(source, target, kernel_init=he_normal, rngs=rngs)
             for source, target in itertools.pairwise(channels)
         )
         dense = [6 * 4 * channels[-1], int(_DENSE * width), int(_DENSE * width), EMBEDDING]
