@@ -88,9 +88,8 @@ class TextReader(nnx.Module):
 
 def train(stage: Stage, way: str, rate: float) -> tuple[float, ...]:
     """The row of one training."""
-    weights = stage.phases[0].states.new(jax.random.key(0)).params
-    shardings = stage.shardings.params
-    weights = given_params(stage.config, stage.name, stage.folder, weights, shardings)
+    states = stage.phases[0].states
+    weights = given_params(stage.config, stage.name, stage.folder, states, jax.random.key(0))
     network_def, weights = nnx.split(nnx.merge(stage.graphdef, weights).network)
     vocabulary = stage.companions.tokeniser.vocabulary_size
     reader_def, params = nnx.split(TextReader(way, vocabulary, rngs=nnx.Rngs(0)))

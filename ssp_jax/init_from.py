@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ssp_jax.checkpoints import read_best
 from ssp_jax.errors import UserError
 from ssp_jax.run_folder import STAGES
-from ssp_jax.train_state import path_name
+from ssp_jax.train_state import StateMaker, path_name, replace_leaves
 from ssp_jax.weights.folder import is_weight_folder, load_weights
 
 _LOG = logging.getLogger(__name__)
@@ -50,12 +50,13 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def given_params(
-    config: ConfigDict, name: str, folder: Path, like: dict, shardings: Any
+    config: ConfigDict, name: str, folder: Path, states: StateMaker, key: jax.Array
 ) -> dict | None:
     """What `config.<name>.init_from` names, see `initial_params`; None where it names nothing.
 
     Args:
       folder: of the stage `name`; other stages are beside it.
+      states, key: what starts anew is drawn from.
     """
     stage, stages = config[name], {stage: folder.parent / stage for stage in STAGES}
     stages["avs"] = Path(stage.prompt.stage1 or stages["avs"])
@@ -63,7 +64,10 @@ def given_params(
     folders = [stages.get(word) or Path(word) for word in words if word]
     if not folders:
         return None
-    params, new, unused = initial_params(folders, like, shardings, tuple(stage.init_new))
+    shapes, shardings = states.shapes.params, states.shardings.params
+    params, new, unused = initial_params(folders, shapes, shardings, tuple(stage.init_new))
+    if new:
+        params = replace_leaves(params, states.drawn(key, new))
     _LOG.info(
         "%s: starts from %s\n  new: %s\n  left behind: %s",
         *(name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
@@ -77,10 +81,10 @@ def initial_params(
     """`like` with its leaves taken from the folders: of the last that has one of its shape.
 
     Args:
-      like: the model's parameters as initialised, kept where `new` allows it.
+      like: the model's parameters, or their shapes; kept where `new` allows it.
       new: regexes on the paths of parameters that may start anew where no folder has them in the
         model's shape (class heads, say); None where nothing is to be trained, and the folders must
-        have all (`like` may then be shapes).
+        have all.
 
     Returns:
       The parameters, the names that start anew, and the names that the folders hold in vain.

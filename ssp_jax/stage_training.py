@@ -211,10 +211,9 @@ def training_batches(stage: Stage, features: FeatureStore | None = None) -> Batc
 
 def _new_state(stage: Stage) -> TrainState:
     """From given weights, else from scratch."""
-    states, shardings = stage.phases[0].states, stage.shardings.params
-    state = states.new(jax.random.key(stage.config.seed))
-    params = given_params(stage.config, stage.name, stage.folder, state.params, shardings)
-    return state if params is None else states.restart(state.step, params)
+    states, key = stage.phases[0].states, jax.random.key(stage.config.seed)
+    params = given_params(stage.config, stage.name, stage.folder, states, key)
+    return states.new(key) if params is None else states.restart(np.int32(0), params)
 
 
 def _best(stage: Stage, checkpoints: Checkpoints, params: dict) -> dict:

@@ -75,11 +75,14 @@ class StateMaker:
     Attributes:
       new: key -> state before the first step. restart: (step, params) -> the state that goes on
         from given parameters with a fresh optimiser.
+      drawn: (key, path names) -> the parameters of these names in `new(key)`, and no others: all
+        of Swin-B's take a CPU 35 s to compile and 2 GB.
       shapes, shardings: of a state.
     """
 
     new: Callable[[jax.Array], TrainState]
     restart: Callable[[jax.Array, dict], TrainState]
+    drawn: Callable[[jax.Array, Sequence[str]], dict[str, jax.Array]]
     shapes: TrainState
     shardings: TrainState
 
@@ -95,11 +98,17 @@ def state_maker(
     def new(key: jax.Array) -> TrainState:
         return restart(jnp.zeros((), jnp.int32), init(key))
 
+    def drawn(key: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
+        wanted = frozenset(names)
+        places, _ = split_trained(shardings.params, wanted)
+        return jax.jit(lambda key: split_trained(init(key), wanted)[0], out_shardings=places)(key)
+
     shapes = jax.eval_shape(new, jax.random.key(0))
     shardings = state_sharding(mesh, shapes)
     return StateMaker(
         jax.jit(new, out_shardings=shardings),
         jax.jit(restart, out_shardings=shardings),
+        drawn,
         shapes,
         shardings,
     )

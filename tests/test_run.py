@@ -177,12 +177,17 @@ def test_saved_masks_score_as_the_run_does(whole_run, prepared, tmp_path):
 def test_stage_two_starts_from_stage_one(whole_run, prepared):
     config = get_config(prepared)
     stage = Stage(config, "avss", open_datasets(config, config.avss.train), Path("unused"))
-    new = stage.phases[0].states.new(jax.random.key(0)).params
+    states = stage.phases[0].states
+    new = states.new(jax.random.key(0)).params
     folder, shardings = whole_run[0] / "avs", stage.shardings.params
     params, anew, unused = initial_params([folder], new, shardings, ("class_head",))
     # Another number of classes; every other parameter is taken.
     assert anew == [f"network/mask_decoder/class_head/{leaf}" for leaf in ("bias", "kernel")]
     assert unused == anew
+    # What starts anew can be drawn without all else, and is the same.
+    drawn, like = states.drawn(jax.random.key(0), anew), split_trained(new, set(anew))[0]
+    jax.tree.map(np.testing.assert_array_equal, drawn, like)
+    assert all(leaf.any() for name, leaf in drawn.items() if "kernel" in name)
     taken = params["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]
     assert (taken != new["network"]["encoder"]["stages"][0]["blocks"][0]["mlp_in"]["kernel"]).any()
     with pytest.raises(UserError, match=r"class_head/bias: \(3,\) there"):
