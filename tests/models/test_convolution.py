@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ssp_jax.models import convolution
 from ssp_jax.models.convolution import Conv3x3
 
 
@@ -32,3 +33,13 @@ def test_gradients_are_those_of_jax(frames, source, target, bias):
     for one, other in zip(*map(jax.tree.leaves, map(gradients, (ours, theirs))), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     assert jnp.shape(ours(inputs)) == (frames, 7, 4, target)
+
+
+def test_the_kernels_gradient_is_the_same_on_other_backends():
+    # Which of the two is run is the backend's; here neither is left to it.
+    inputs = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
+    gradient = jax.random.normal(jax.random.key(1), (2, 6, 5, 4))
+    one = convolution._of_kernel(inputs, gradient)
+    assert one.shape == (3, 3, 3, 4)
+    other = convolution._of_kernel_by_products(inputs, gradient)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
