@@ -110,7 +110,9 @@ def make_optimizer(
             },
         )
 
-    groups = optax.multi_transform({name: transform(name) for name in set(labels.values())}, labels)
+    groups = optax.multi_transform(
+        {name: transform(name) for name in sorted(set(labels.values()))}, labels
+    )
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups), schedule
     return groups, schedule

@@ -126,8 +126,9 @@ def test_a_finished_run_is_not_done_again(whole_run, prepared, monkeypatch, capl
     assert "no pictures today" in caplog.text
 
 
-def test_killed_runs_end_as_one_left_alone(whole_run, prepared, tmp_path):
+def test_killed_runs_end_as_one_left_alone(whole_run, prepared, tmp_path, monkeypatch):
     # The short form of `python -m benchmarks.kills`.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     undisturbed = kills.Run(whole_run[0].parent, workdir=whole_run[0], prepared=Path(prepared))
     run = kills.Run(
         tmp_path,
@@ -144,6 +145,8 @@ def test_killed_runs_end_as_one_left_alone(whole_run, prepared, tmp_path):
         assert kills.kill_at(run, by_name[name], random.Random(0), number), name
     run.finish()
     assert kills.differences(undisturbed, run, ["avs"], results=("s4", "ms3")) == []
+    # Every start, a process with other hashes, had the same step, and compiled it no second time.
+    assert len(list(tmp_path.glob("compiled/jit_train_step-*"))) == 1
 
 
 def test_saved_masks_score_as_the_run_does(whole_run, prepared, tmp_path):
