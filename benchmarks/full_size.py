@@ -24,7 +24,7 @@ from ssp_jax.models.vggish import EMBEDDING
 from ssp_jax.phases import make_phases
 from ssp_jax.protocols import get_protocol
 from ssp_jax.sharding import make_mesh, put_batch
-from ssp_jax.train_state import TrainState, split_model
+from ssp_jax.train_state import TrainState, path_name, split_model
 from ssp_jax.train_step import Loss, make_predict, make_train_step
 from ssp_jax.weights.aavs import nested
 from ssp_jax.weights.folder import load_facts, load_weights
@@ -70,6 +70,24 @@ def random_batch(name: str, frames: int, frame_size: int = FRAME_SIZE, **prompts
     )
 
 
+def random_params(shapes: Any) -> Any:
+    """Parameters of these shapes, one leaf after the other, as those of a file come.
+
+    A run of this size starts from weights. To draw all that the network's own initialisers would
+    takes a program of its own, whose compilation needs more memory than a step does.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        name = path_name(path)
+        if name.endswith(("bias", "scale")):
+            return jnp.full(leaf.shape, name.endswith("scale"), leaf.dtype)
+        values = rng.standard_normal(leaf.shape, np.float32)
+        return jnp.asarray(values / np.sqrt(max(1, leaf.size // leaf.shape[-1])), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def mask2former_forward(folder: Path, frames: int) -> tuple[Callable, tuple]:
     """The network as the Mask2Former that transformers saved in `folder`: without adapters, and
     with a silence that projects to nothing.
@@ -112,7 +130,7 @@ def avss_evaluation(frames: int) -> Callable[[], dict[str, float]]:
 
     graphdef, init = split_model(make_model)
     mesh = make_mesh()
-    params = jax.jit(init)(jax.random.key(0))
+    params = jax.device_put(random_params(jax.eval_shape(init, jax.random.key(0))))
     predict = make_predict(graphdef, mesh, jax.tree.map(lambda x: x.sharding, params), LABEL_SIZE)
     evaluator = SegmentationEvaluator(get_protocol(config.protocol), False, _CLASSES[name])
     put = functools.partial(put_batch, mesh)
@@ -201,7 +219,7 @@ def full_size_step(
         return FullSizeStep(step, phase.states.shapes, jax.eval_shape(lambda: batch), key)
     return FullSizeStep(
         step,
-        phase.states.new(jax.random.key(0)),
+        phase.states.restart(jnp.zeros((), jnp.int32), random_params(phase.states.shapes.params)),
         put_batch(mesh, batch),
         jax.random.key(0),
     )
