@@ -111,10 +111,10 @@ def mask2former_forward(folder: Path, frames: int) -> tuple[Callable, tuple]:
     return forward, (jax.device_put(params | nested(weights)), batch.normalised())
 
 
-def avss_evaluation(frames: int) -> Callable[[], dict[str, float]]:
-    """Predict and score a batch by `configs/avss.py:aavs`'s stage 2, from host arrays to values."""
+def avss_predict(frames: int) -> tuple[Callable, Any, AVBatch]:
+    """The prediction of `configs/avss.py:aavs`'s stage 2, parameters, and a batch of the host."""
     config, name = avss.get_config("aavs"), "avss"
-    stage, batch = config[name], random_batch(name, frames, reference=True)
+    stage = config[name]
     overrides = {"decoder_adapter": stage.decoder_adapter, "mask_prompt": True}
 
     def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
@@ -132,8 +132,15 @@ def avss_evaluation(frames: int) -> Callable[[], dict[str, float]]:
     mesh = make_mesh()
     params = jax.device_put(random_params(jax.eval_shape(init, jax.random.key(0))))
     predict = make_predict(graphdef, mesh, jax.tree.map(lambda x: x.sharding, params), LABEL_SIZE)
-    evaluator = SegmentationEvaluator(get_protocol(config.protocol), False, _CLASSES[name])
-    put = functools.partial(put_batch, mesh)
+    return predict, params, random_batch(name, frames, reference=True)
+
+
+def avss_evaluation(frames: int) -> Callable[[], dict[str, float]]:
+    """Predict and score a batch of stage 2, from host arrays to values."""
+    predict, params, batch = avss_predict(frames)
+    protocol = get_protocol(avss.get_config("aavs").protocol)
+    evaluator = SegmentationEvaluator(protocol, False, _CLASSES["avss"])
+    put = functools.partial(put_batch, make_mesh())
     return lambda: dict(evaluator.run(predict, params, [batch], put))
 
 
