@@ -4,8 +4,9 @@ is matrix products.
     python -m benchmarks.profile [--what=predict,avs:phase1] [--frames=5] [--accumulate=1]
 
 Every instruction of the compiled program says from which line it comes; JAX's profiler says how
-long each took. A fusion is its last operation's. Instructions run side by side where XLA's CPU
-backend finds it worth while, so that the seconds may add up to more than a step takes.
+long each took. A fusion goes to the line that it names, its last operation's. Instructions run side
+by side where XLA's CPU backend finds it worth while, so that the seconds may add up to more than a
+step takes.
 """
 
 import collections
@@ -20,6 +21,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
+import ssp_jax
 from benchmarks.full_size import avss_predict, full_size_step
 
 _WHAT = flags.DEFINE_list(
@@ -31,6 +33,7 @@ _LINES = flags.DEFINE_integer("lines", 16, "Of a table; the rest is one more.", 
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = .*?\s([\w\-]+)\(")
 _CALLED = re.compile(r"calls=%?([\w.\-]+)")
 _PRODUCTS = {"dot", "convolution"}
+_PACKAGE = Path(ssp_jax.__file__).parent
 _PARTS = {"swin", "vggish", "pixel_decoder", "mask_decoder", "losses"}
 # They last as long as what they contain.
 _AROUND = {"while", "call", "conditional"}
@@ -74,20 +77,20 @@ class Program:
             if called in frame_in:
                 self._frame_of.setdefault(name, frame_in[called])
 
-    def counts(self, name: str) -> bool:
-        """Is this an instruction whose time is its own?"""
-        return name in self._kind and self._kind[name] not in _AROUND
+    def names(self) -> set[str]:
+        """The instructions whose time is their own."""
+        return {name for name, kind in self._kind.items() if kind not in _AROUND}
 
     def is_product(self, name: str) -> bool:
         """Does the instruction contain a matrix product or convolution?"""
         return self._kind[name] in _PRODUCTS or self._called.get(name) in self._with_products
 
     def origin(self, name: str) -> tuple[str, str]:
-        """(part of the network, 'file: function' of the formula); '' where no line is known."""
+        """(part of the network, 'file: function' of the formula); '' where no line of ours is."""
         ours = [
             (Path(file), function)
             for file, function in self._stack(self._frame_of.get(name, ""))
-            if "/ssp_jax/" in file
+            if Path(file).is_relative_to(_PACKAGE)
         ]
         if not ours:
             return "", ""
@@ -123,10 +126,11 @@ def profile(compiled: jax.stages.Compiled, call: Callable[[], None]) -> None:
         (path,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     program = Program(compiled.as_text())
+    names = program.names()
     products: collections.Counter = collections.Counter()
     others: collections.Counter = collections.Counter()
     for event in events:
-        if event.get("ph") == "X" and program.counts(event["name"]):
+        if event.get("ph") == "X" and event["name"] in names:
             counter = products if program.is_product(event["name"]) else others
             counter[program.origin(event["name"])] += event["dur"] / 1e6
     gflop = compiled.cost_analysis()["flops"] / 1e9

@@ -73,8 +73,8 @@ def texts(*views: Mapping) -> Markup | None:
     """What a clip's texts say, and whether each view's network reads them."""
     if not any(views[0]["texts"]):
         return None
-    read = ["read" if view["texts_read"] else "not read" for view in views]
-    read = read[0] if len(set(read)) == 1 else ", ".join(read)
+    read = ("read" if view["texts_read"] else "not read" for view in views)
+    read = ", ".join(dict.fromkeys(read))
     lines = [tag("div", text) for text in views[0]["texts"] if text]
     caption = tag("p", f"texts ({read} by the network)", class_="caption")
     return joined([caption, tag("blockquote", *lines)])
