@@ -173,9 +173,12 @@ def _predict(
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error})") from error
     print(f"{path}: {len(writer.seconds)} s, see {folder}")
-    for name, times in spans(writer.seconds).items():
+    found = spans(writer.seconds)
+    for name, times in found.items():
         shown = ", ".join(f"{start}-{end}" for start, end in times[:8])
         print(f"  {name}: {shown}{' ...' if times[8:] else ''} s")
+    if not found:
+        print("  nothing in the pictures was found to sound")
 
 
 def _check_end(video: VideoReader) -> None:

@@ -8,7 +8,7 @@ from made_videos import beeps, grey, write_video
 from PIL import Image
 
 from ssp_jax.predict import __main__ as predict_command
-from ssp_jax.predict.predictor import Sounding
+from ssp_jax.predict.predictor import Predictor, Sounding
 from ssp_jax.predict.reading import VideoReader
 from ssp_jax.predict.writing import spans
 from tests.commands import runner
@@ -18,6 +18,23 @@ from tfds_builders.classes import palette
 @pytest.fixture
 def command(monkeypatch, capsys):
     return runner("ssp_jax.predict", predict_command.main, monkeypatch, capsys)
+
+
+def test_what_sounds_is_told_or_that_nothing_does(command, trained, tmp_path, monkeypatch):
+    scores, nothing = Predictor.scores, "nothing in the pictures was found to sound"
+    noise = np.random.default_rng(0).integers(0, 255, (2, 90, 120, 3), np.uint8)
+    video = write_video(tmp_path / "video.mp4", noise, fps=1, sound=beeps(1.0, seconds=2))
+    for index, said, unsaid in ((0, nothing, "bell: "), (1, "bell: 0-2 s", nothing)):
+
+        def one_class(self, clip, texts, index=index):
+            found = np.zeros_like(scores(self, clip, texts))
+            found[:, index] = 1.0
+            return found
+
+        monkeypatch.setattr(Predictor, "scores", one_class)
+        _, text, _ = command(video, f"--checkpoint={trained[0]}", f"--out={tmp_path / str(index)}")
+        assert said in text
+        assert unsaid not in text
 
 
 def test_videos_are_marked_and_those_that_cannot_be_are_listed(command, trained, tmp_path):
