@@ -2,6 +2,8 @@
 and without most optimisations, which takes half the time."""
 
 import os
+import subprocess
+import sys
 import tempfile
 
 # Before jax is imported; subprocesses of tests inherit it.
@@ -9,3 +11,14 @@ _CACHE = tempfile.TemporaryDirectory(prefix="ssp_jax_tests_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Code by way of LLVM alone compiles in two thirds of the time. XLA ends a process at a flag that it
+# does not know, as another version may not know this one.
+if "XLA_FLAGS" not in os.environ:
+    flags = {"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
+    starts = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices('cpu')"],
+        env=os.environ | flags,
+        capture_output=True,
+        check=False,
+    )
+    os.environ["XLA_FLAGS"] = flags["XLA_FLAGS"] if starts.returncode == 0 else ""
