@@ -58,6 +58,11 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
             "process 0 running, and its port open?"
         ) from error
     if jax.process_count() > 1:
+        if jax.default_backend() == "cpu":
+            # CPU processes have keys of their own, and process 0 alone writes: at the next start it
+            # would load what the others compile, and such halves of a program wait for each other
+            # for ever (jax 0.10.2).
+            jax.config.update("jax_enable_compilation_cache", False)
         _LOG.info(
             "process %d of %d, with %d of %d devices",
             *(jax.process_index(), jax.process_count()),

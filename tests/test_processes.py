@@ -174,8 +174,15 @@ def test_what_two_processes_share(tmp_path):
     checkpoints.close()
     port = _free_port()
     arguments = [["-m", "tests.two_processes", str(n), str(port), str(tmp_path)] for n in range(2)]
-    done = _both(tmp_path, [(one, {"JAX_NUM_CPU_DEVICES": "1"}) for one in arguments])
+    environment = {
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = _both(tmp_path, [(one, environment) for one in arguments])
     assert [status for status, _ in done] == [0, 0], done
+    # A program that one process had kept and the other not would hang.
+    assert list(tmp_path.glob("compiled/*-cache")) == []
     placed = put_batch(mesh, BATCH)
     scored = evaluator().score(scores_of(placed), placed, BATCH)
     line = f"scores {dict(evaluator().results(scored))}"
