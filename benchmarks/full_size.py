@@ -99,7 +99,8 @@ def mask2former_forward(folder: Path, frames: int) -> tuple[Callable, tuple]:
     import_weights("mask2former", folder, out)
     arguments = load_facts(out)["model"] | {"audio_hidden": 8, "audio_width": 1 / 64}
     graphdef, params = nnx.split(abstract(lambda rngs: SSP(**arguments, rngs=rngs)), nnx.Param)
-    params = jax.tree.map(lambda x: jnp.zeros(x.shape), nnx.to_pure_dict(params))
+    # On the host, where zeros that the weights replace take no memory.
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nnx.to_pure_dict(params))
     weights = {k.removeprefix("network/"): v for k, v in load_weights(out).items()}
     batch = random_batch("avss", frames)
 
