@@ -83,12 +83,18 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
       UserError: see `read_object`; it is not as it was written.
     """
     facts = read_object(path, remedy)
-    if _SEAL in facts and not is_sealed(facts):
+    if not is_sealed(facts) and (_SEAL in facts or _has_other_seal(facts)):
         raise UserError(
             f"{path}: not as it was written, its checksum differs. {remedy}. Whoever edited it by "
             f"hand removes the key {_SEAL!r}"
         )
     return {key: value for key, value in facts.items() if key != _SEAL}
+
+
+def _has_other_seal(facts: Mapping[str, Any]) -> bool:
+    """Whether the checksum is there under another name: it is the name that is damaged."""
+    digests = [key for key, value in facts.items() if isinstance(value, str) and len(value) == 64]
+    return any(facts[key] == _digest({k: facts[k] for k in facts if k != key}) for key in digests)
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ _NORMALISER = {  # keys of tokenizer_config.json, and what the library calls the
 OWN_VOCABULARY = 1000  # tokens of a vocabulary of the texts' own words, at most
 _NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _MAX_BYTES = 64 << 20
+_MOST_TOKENS = 1 << 24  # far more than any vocabulary has
 _SPECIAL = (*_NEEDED, "[MASK]")
 
 _LOG = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ class Tokeniser:
             raise UserError(f"{path}: a vocabulary of BERT has {', '.join(lacking)}, this has not")
         self.name, self._backend = str(path), _as_bert(backend)
         self.vocabulary_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        if self.vocabulary_size > _MOST_TOKENS:
+            raise UserError(
+                f"{path}: numbers a token {self.vocabulary_size - 1}, expected less than "
+                f"{_MOST_TOKENS}"
+            )
 
     def save(self, folder: str | Path) -> None:
         """Write it into `folder`, whole, so that it can be read without what it was read from.

@@ -1,6 +1,7 @@
 """Reading other projects' weight files, as data only: nothing in them is ever run."""
 
 import hashlib
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -103,7 +104,7 @@ def read_arrays(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarr
     Raises:
       UserError: missing, damaged, of another format, or PyTorch is needed and missing.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise UserError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return read_safetensors(path, wanted)

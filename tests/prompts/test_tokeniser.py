@@ -133,6 +133,9 @@ def test_bad_files(tmp_path):
     assert "has 'a' twice" in refused("vocab.txt", "\n".join([*TOKENS, "a"]))
     for content in ("{", "[]", "", '{"model": 3}'):
         assert "cannot be read as a tokeniser" in refused("tokenizer.json", content)
+    absurd = Tokenizer(models.WordPiece({t: i for i, t in enumerate(TOKENS)} | {"b": 2**31}))
+    absurd.normalizer = normalizers.BertNormalizer()
+    assert "numbers a token 2147483648" in refused("tokenizer.json", absurd.to_str())
     byte_pairs = Tokenizer(models.BPE()).to_str()
     assert "found BPE and NoneType" in refused("tokenizer.json", byte_pairs)
     assert "expected tokenizer.json, vocab.txt" in refused("model.bin", "x")

@@ -123,7 +123,8 @@ def test_indexes_of_shards(refused_import, tmp_path):
     assert "weight_map" in refused_index({"weight_map": {"a": 3}})
     outside = dict.fromkeys(state, "../../etc/passwd")
     assert "outside of its folder" in refused_index({"weight_map": outside})
-    assert "no such file" in refused_index({"weight_map": dict.fromkeys(state, "b.safetensors")})
+    for name in ("b.safetensors", 1000 * "b" + ".safetensors"):
+        assert "no such file" in refused_index({"weight_map": dict.fromkeys(state, name)})
     surplus = dict.fromkeys([*state, "surplus"], "a.safetensors")
     assert "differ in 1 names, for example surplus" in refused_index({"weight_map": surplus})
 
