@@ -1,5 +1,6 @@
 """Checkpoints beyond what the whole road in test_run.py shows."""
 
+import gc
 import logging
 import shutil
 import subprocess
@@ -132,6 +133,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, damage,
             assert_is(restored(folder), 4)
         shutil.rmtree(folder)
     assert told >= 5
+    # What orbax gave up halfway complains when it is collected: here, not in another test's output.
+    gc.collect()
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(tmp_path):
