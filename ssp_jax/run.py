@@ -85,7 +85,8 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
 def keep_compiled(workdir: Path) -> None:
     """Compiled programs stay in the run's folder, so that the next start need not compile them.
 
-    Unless JAX was told of another folder, as by JAX_COMPILATION_CACHE_DIR.
+    Unless JAX was told of another folder, as by JAX_COMPILATION_CACHE_DIR. Several processes of
+    CPUs keep none, see `processes.start`.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))

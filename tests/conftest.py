@@ -13,12 +13,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Code by way of LLVM alone compiles in two thirds of the time. XLA ends a process at a flag that it
 # does not know, as another version may not know this one.
+_FLAG = "--xla_cpu_use_fusion_emitters=false"
 if "XLA_FLAGS" not in os.environ:
-    flags = {"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
-    starts = subprocess.run(
+    tried = subprocess.run(
         [sys.executable, "-c", "import jax; jax.devices('cpu')"],
-        env=os.environ | flags,
+        env=os.environ | {"XLA_FLAGS": _FLAG},
         capture_output=True,
         check=False,
     )
-    os.environ["XLA_FLAGS"] = flags["XLA_FLAGS"] if starts.returncode == 0 else ""
+    os.environ["XLA_FLAGS"] = "" if tried.returncode else _FLAG

@@ -143,7 +143,7 @@ def test_strangers_files_stay_data(command, published, tmp_path):
 
     def refused(message, *flags):
         status, _, error = command("pull", bad, f"--out={tmp_path / 'none'}", *flags)
-        assert (status, error.count("\n")) == (1, 1)
+        assert (status, error.count("\n")) == (1, 1), error
         assert message in error
         assert not (tmp_path / "none").exists()
 
