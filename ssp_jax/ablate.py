@@ -75,11 +75,14 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
         pretraining.stages = "objects"
         run(pretraining, workdir / "pretrained", brief=True)
     scores: dict[str, list[dict]] = {row.title: [] for row in order}
+    distinct = [row for row in order if first[row.title] is row]
     for seed in range(seeds):
         for row in order:
-            if first[row.title] is row:
+            if row in distinct:
                 of = row.parameters_of and first[row.parameters_of.title]
-                scores[row.title].append(_row_scores(config, workdir, row, of, seed))
+                number = seed * len(distinct) + distinct.index(row) + 1
+                place = f"{number} of {seeds * len(distinct)}"
+                scores[row.title].append(_row_scores(config, workdir, row, of, seed, place))
             else:
                 scores[row.title].append(scores[first[row.title].title][seed])
             summary = _write(workdir, rows, scores)
@@ -120,7 +123,7 @@ def _first_of_each(config: ConfigDict, rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def _row_scores(
-    config: ConfigDict, workdir: Path, row: Row, parameters_of: Row | None, seed: int
+    config: ConfigDict, workdir: Path, row: Row, parameters_of: Row | None, seed: int, place: str
 ) -> dict[str, dict]:
     config = row_config(config, row)
     config.seed = seed
@@ -132,7 +135,7 @@ def _row_scores(
         results = read_results(path)
         if wanted <= results.keys():
             return {name: results[name] for name in sorted(wanted)}
-    _LOG.info("%s, seed %d", row.title, seed)
+    _LOG.info("row %s: %s, seed %d", place, row.title, seed)
     if parameters_of is None:
         return run(config, folder, brief=True)
     in_turn(lambda: check_workdir(config, folder))

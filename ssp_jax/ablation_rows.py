@@ -154,5 +154,6 @@ def check_full(config: ConfigDict) -> None:
     ]
     if lacking:
         raise UserError(
-            f"--config: an ablation starts from full SSP, this config has no {', '.join(lacking)}"
+            f"--config: an ablation starts from full SSP, this config has no {', '.join(lacking)}; "
+            "configs/demo.py:ssp has them all, and so have s4.py, ms3.py and avss.py"
         )

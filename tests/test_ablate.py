@@ -54,7 +54,7 @@ def test_a_prompt_from_flow_goes_with_the_pre_mask(config):
 def test_a_config_without_a_part_is_refused(config):
     config.model.vta = "none"
     config.avs.prompt.premask = config.avss.prompt.premask = False
-    with pytest.raises(UserError, match=r"no pre-mask .*, VTA"):
+    with pytest.raises(UserError, match=r"no pre-mask .*, VTA .*demo\.py:ssp has"):
         check_full(config)
 
 
@@ -155,12 +155,14 @@ def test_a_row_may_score_the_parameters_of_another_than_full(config, runs, tmp_p
     assert runs.scored == ["full-trained-with-the-truth-alone"]
 
 
-def test_rows_of_one_config_are_trained_and_scored_once(config, runs, tmp_path):
+def test_rows_of_one_config_are_trained_and_scored_once(config, runs, tmp_path, caplog):
     for name in ("avs", "avss"):
         config[name].criterion.post_mask_weight = 10.0
         config[name].prompt.update({"truth": 1.0, "predicted": 0.0})
     tables = ("post_mask_weight", "reference", "inference")
-    summary = command.ablate(config, tmp_path, tables=tables, seeds=2)
+    with caplog.at_level("INFO", logger="ssp_jax.ablate"):
+        summary = command.ablate(config, tmp_path, tables=tables, seeds=2)
+    assert f"row 8 of 14: {FULL.title}, seed 1" in caplog.text
     folders = [FULL.folder, "full-post-mask-weight-5", "full-post-mask-weight-20"]
     assert runs.trained == [f"{name}/seed{seed}" for seed in (0, 1) for name in folders]
     weights = summary["post_mask_weight"]
