@@ -15,9 +15,9 @@ from ssp_jax.run_folder import stage_names
 Overrides = Mapping[str, Any]
 
 # '*' stands for every stage that runs; a stage that the config does not have is passed over.
+_NO_FLOW = {"*.prompt.premask": False}
 # Prompts as in AAVS: none in the first stage, the first stage's masks in the second.
-_NO_PRE = {
-    "*.prompt.premask": False,
+_NO_PRE = _NO_FLOW | {
     "avs.prompt.source": "none",
     "avss.prompt.source": "stage1",
 }
@@ -67,7 +67,8 @@ TABLES: dict[str, tuple[Row, ...]] = {
         FULL,
     ),
     "pre_mask": (
-        Row("full, reference without flow", {"*.prompt.premask": False}),
+        Row("+ reference without flow", _NO_FLOW | _NO_POST | _NO_TEXT),
+        Row("full, reference without flow", _NO_FLOW),
         Row("full, flow and reference in one map", {"model.premask_form": "paper"}),
     ),
     "vta": (
