@@ -5,9 +5,10 @@
 On top of the frozen features of a trained stage `objects` of configs/demo.py:ssp, trains nothing
 but what reads the texts, to mark what sounds in the MS3-like and other training clips: BERT with
 visual tokens (`joint`), visual tokens that attend to BERT's text (`cross_attention`), and pixels
-compared with each word (`words`, `TextVisualMap`) or with all at once (`mean`). Prints, of the
-objects in the MS3-like test frames, how many are marked (more than half of their pixels): of those
-that sound now, at another second of the clip, never; and the IoU of what sounds.
+compared with each word (`words`, `TextVisualMap`) or with all at once (`mean`); each sees the map
+of a stride of the encoder (`swin`) or of the pixel decoder, or the mask features, pooled. Prints,
+of the objects in the MS3-like test frames, how many are marked (more than half of their pixels): of
+those that sound now, at another second of the clip, never; and the IoU of what sounds.
 """
 
 import tempfile
@@ -35,8 +36,15 @@ from ssp_jax.stage import Stage
 from ssp_jax.stage_training import training_batches
 
 _SMALL = SIZES["small"]
-WAYS = ("joint", "cross_attention", "mean", "words")
-_WAYS = flags.DEFINE_multi_enum("way", list(WAYS), WAYS, "Which to train.")
+WAYS = (
+    *(
+        f"{way}:{visual}"
+        for way in ("joint", "cross_attention", "words")
+        for visual in ("swin:16", "decoder:16", "swin:8", "mask_features:8", "mask_features:4")
+    ),
+    "mean:mask_features:4",
+)
+_WAYS = flags.DEFINE_multi_enum("way", list(WAYS), WAYS, "Reader, what it sees, and its stride.")
 _OBJECTS = flags.DEFINE_string("objects", None, "Weights: the stage's folder.", required=True)
 _PREPARED = flags.DEFINE_string("prepared", "prepared", "Prepared data.")
 _STEPS = flags.DEFINE_integer("steps", 600, "Of each training.", 4)
@@ -51,16 +59,18 @@ class TextReader(nnx.Module):
     """
 
     def __init__(self, way: str, vocabulary: int, *, rngs: nnx.Rngs):
-        self.way, self.level = way, STRIDES.index(_SMALL["vta_stride"])
-        self.attends = way in ("joint", "cross_attention")
+        self.way, self.sees, stride = way.split(":")
+        self.level = STRIDES.index(int(stride))
+        self.attends = self.way in ("joint", "cross_attention")
         hidden, width = _SMALL["hidden"], _SMALL["bert_width"]
+        seen = _SMALL["embed_dim"] * 2**self.level if self.sees == "swin" else hidden
         names = {"max_length": "length"} | {x: x for x in ("width", "layers", "heads", "ffn")}
         bert = {name: _SMALL[f"bert_{key}"] for name, key in names.items()}
         self.vta = VTA(
             hidden,
             1,
-            _SMALL["embed_dim"] * 2**self.level,
-            variant=way if self.attends else "joint",
+            seen,
+            variant=self.way if self.attends else "joint",
             bert=bert | {"vocabulary": vocabulary, "gelu": _SMALL["gelu"]},
             rngs=rngs,
         )
@@ -71,11 +81,16 @@ class TextReader(nnx.Module):
                     layer.kernel[...] = lecun(rngs.params(), layer.kernel.shape)
             self.head = nnx.Linear(hidden, 1, rngs=rngs)
         else:
-            self.map = TextVisualMap(hidden, width, hidden, rngs=rngs)
+            self.map = TextVisualMap(seen, width, hidden, rngs=rngs)
 
-    def __call__(self, backbone, mask_features, ids, types, mask):
+    def __call__(self, backbone, mask_features, multi_scale, ids, types, mask):
+        if self.sees == "mask_features":
+            by = (2**self.level,) * 2
+            visual = nnx.avg_pool(mask_features, by, by, "SAME", count_include_pad=False)
+        else:
+            visual = backbone[self.level] if self.sees == "swin" else multi_scale[3 - self.level]
         if self.attends:
-            _, grids = self.vta([mask_features], backbone[self.level], ids, types, mask)
+            _, grids = self.vta([mask_features], visual, ids, types, mask)
             total = sum(grid for name, grid in grids.items() if name != "text")
             return self.head(total)[..., 0]
         words, counted = self.vta.words(ids, types, mask)
@@ -83,7 +98,7 @@ class TextReader(nnx.Module):
             shares = counted / jnp.maximum(counted.sum(1, keepdims=True), 1)
             words = jnp.einsum("nl,nld->nd", shares, words)[:, None]
             counted = counted.any(1, keepdims=True)
-        return self.map(mask_features, words, counted)
+        return self.map(visual, words, counted)
 
 
 def train(stage: Stage, way: str, rate: float) -> tuple[float, ...]:
@@ -99,9 +114,9 @@ def train(stage: Stage, way: str, rate: float) -> tuple[float, ...]:
     def logits(params, batch):
         network = nnx.merge(network_def, weights)
         backbone = network.encoder(batch.normalised())
-        mask_features, given = network.pixel_decoder(backbone)[0], batch.prompts()
+        maps, given = network.pixel_decoder(backbone), batch.prompts()
         texts = (given[name] for name in ("text_ids", "text_types", "text_mask"))
-        return nnx.merge(reader_def, params)(backbone, mask_features, *texts)
+        return nnx.merge(reader_def, params)(backbone, *maps, *texts)
 
     def loss(params, batch):
         # The loss of the audio-visual map: of logits that no sound adds to.
