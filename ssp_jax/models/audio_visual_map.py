@@ -46,9 +46,9 @@ class AudioVisualMap(nnx.Module):
 class TextVisualMap(nnx.Module):
     """Cosine of every pixel with every word, scaled, the closest counting most: what is named.
 
-    BERT's attention learns too slowly which word is which thing; compared like this, words find
-    what they name in 150 steps (`benchmarks.grounding`). Trained by the loss of the
-    `AudioVisualMap` that its logits add to: it sounds where both say so.
+    Compared like this at the mask features' own stride, words find what they name in 150 steps,
+    small things too, for which BERT's visual tokens are too coarse (`benchmarks.grounding`).
+    Trained by the loss of the `AudioVisualMap` that its logits add to: it sounds where both say so.
 
     Args:
       hidden: C of the pixels. text_width: E of the words. channels: D of the common space.

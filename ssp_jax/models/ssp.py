@@ -21,7 +21,6 @@ from ssp_jax.models.vta import VTA
 STRIDES = (4, 8, 16, 32)
 OWN_REFERENCES = ("none", "self", "heard")
 PREMASK_FORMS = ("apart", "paper")
-VISUAL_TOKENS = ("swin", "mask_features", "clip")
 
 
 class AudioProjection(nnx.Module):
@@ -60,9 +59,8 @@ class SSP(nnx.Module):
       decoder_trains_features: (ours) False stops the mask decoder's gradient at its inputs, so that
         only the audio-visual map's loss trains encoders and pixel decoder; needs that map.
       vta: alignment with texts (method 4.5), a name of `vta.VARIANTS`; 'none' reads no texts.
-      vta_visual: its visual tokens: 'swin', the encoder's map of stride vta_stride;
-        'mask_features' (ours), those pooled to that stride; 'clip', those that are given, of width
-        clip_width.
+      vta_visual: its visual tokens: 'swin', the encoder's map of stride vta_stride; 'clip', those
+        that are given, of width clip_width.
       vta_into: what it changes: 'mask_features' (as the paper says) or 'all', the maps that the
         queries attend to as well (ours).
       vta_norm: how it is added: 'all' or 'added', see `VTA`.
@@ -172,9 +170,9 @@ class SSP(nnx.Module):
             rngs=rngs,
         )
         self.vta_visual, self.vta_into = vta_visual, vta_into
-        if vta_visual not in VISUAL_TOKENS or vta_stride not in STRIDES:
+        if vta_visual not in ("swin", "clip") or vta_stride not in STRIDES:
             raise ValueError(
-                f"vta_visual, vta_stride: one of {VISUAL_TOKENS}, and one of {STRIDES}; not "
+                f"vta_visual, vta_stride: 'swin' or 'clip', and one of {STRIDES}; not "
                 f"{vta_visual!r}, {vta_stride}"
             )
         if vta_into not in ("mask_features", "all"):
@@ -184,15 +182,10 @@ class SSP(nnx.Module):
             if vta_queries:
                 zero = nnx.initializers.zeros_init()  # the sound is first of all what it was
                 self.text_projection = Linear(bert_width, hidden, kernel_init=zero, rngs=rngs)
-            visual_width = {
-                "swin": self.encoder.channels[self.vta_level],
-                "mask_features": hidden,
-                "clip": clip_width,
-            }
             self.vta = VTA(
                 hidden,
                 4 if vta_into == "all" else 1,
-                visual_width[vta_visual],
+                clip_width if vta_visual == "clip" else self.encoder.channels[self.vta_level],
                 variant=vta,
                 norm=vta_norm,
                 bert={
@@ -282,12 +275,7 @@ class SSP(nnx.Module):
         mask_features, multi_scale = self.pixel_decoder(backbone)
         more, named, said = {}, None, None
         if hasattr(self, "vta"):
-            visual = visual_tokens
-            if self.vta_visual == "swin":
-                visual = backbone[self.vta_level]
-            elif self.vta_visual == "mask_features":
-                by = (2**self.vta_level,) * 2
-                visual = nnx.avg_pool(mask_features, by, by, "SAME", count_include_pad=False)
+            visual = visual_tokens if self.vta_visual == "clip" else backbone[self.vta_level]
             if text_ids is None or visual is None:
                 raise ValueError("this model needs texts and visual tokens (constructor: vta)")
             maps = [mask_features, *(multi_scale if self.vta_into == "all" else ())]

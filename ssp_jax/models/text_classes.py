@@ -10,9 +10,9 @@ from ssp_jax.models.linear import Linear
 class TextClasses(nnx.Module):
     """Logits of the classes from the words of A2, the same for every query of the clip.
 
-    What no word of A2 speaks of hardly sounds. BERT's attention does not learn that in the time
-    there is (`benchmarks.selection`, "never sounding taken"); as a sum of what every word says of
-    every class, it is a linear model. All is zero at first, and for a clip without words always.
+    What no word of A2 speaks of hardly sounds. VTA alone did not learn that in the time there was
+    (`benchmarks.selection`, "never sounding taken"); as a sum of what every word says of every
+    class, it is a linear model. All is zero at first, and for a clip without words always.
     Background and "no object" get none: they win where no class does.
 
     Args:

@@ -201,26 +201,6 @@ def test_texts_reach_the_audio_embedding_only_if_asked(queries):
     assert not np.allclose(one[1], two[1])
 
 
-@pytest.mark.parametrize("visual", ["swin", "mask_features"])
-def test_texts_are_aligned_with_the_encoders_map_or_the_mask_features(visual):
-    bert = {"bert_vocabulary": 9, "bert_length": 4, "bert_width": 8, "bert_layers": 1}
-    bert |= {"bert_heads": 2, "bert_ffn": 8}
-    graphdef, params, _ = example(vta="joint", vta_visual=visual, vta_stride=8, **bert)
-    texts = {"text_types": np.ones((2, 4), np.int32), "text_mask": np.ones((2, 4), bool)}
-    texts["text_ids"] = np.full((2, 4), 3, np.int32)
-
-    def aligned(params):
-        grid = nnx.merge(graphdef, params)(*inputs(), **texts)[1]["align_1"]
-        return jnp.square(grid).sum(), grid.shape[1:3]
-
-    grads, size = jax.jit(jax.grad(aligned, has_aux=True))(params)
-    assert size == (8, 8)
-    reached = {name: any(np.any(x) for x in jax.tree.leaves(g)) for name, g in grads.items()}
-    assert reached["vta"]
-    assert reached["encoder"]
-    assert reached["pixel_decoder"] == (visual == "mask_features")
-
-
 def test_what_a2_names_adds_to_what_is_heard():
     bert = {"bert_vocabulary": 9, "bert_length": 4, "bert_width": 8, "bert_layers": 1}
     bert |= {"bert_heads": 2, "bert_ffn": 8, "audio_visual_map": True}
