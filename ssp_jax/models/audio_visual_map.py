@@ -46,8 +46,8 @@ class AudioVisualMap(nnx.Module):
 class TextVisualMap(nnx.Module):
     """Cosine of every pixel with every word, scaled, the closest counting most: what is named.
 
-    Compared like this at the mask features' own stride, words find what they name in 150 steps,
-    small things too, for which BERT's visual tokens are too coarse (`benchmarks.grounding`).
+    Compared like this at the mask features' own stride, words find what they name in 150 steps;
+    at the coarser strides of BERT's visual tokens less is found (`benchmarks.grounding`).
     Trained by the loss of the `AudioVisualMap` that its logits add to: it sounds where both say so.
 
     Args:

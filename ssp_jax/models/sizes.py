@@ -47,7 +47,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "bert_layers": 2,
         "bert_heads": 4,
         "bert_ffn": 128,
-        # At 16 most things in 96 pixels are smaller than a visual token (benchmarks/README.md).
+        # At 16 a thing in 96 pixels is about one visual token (benchmarks/README.md).
         "vta_stride": 8,
         "vta_into": "all",
         "vta_norm": "added",
