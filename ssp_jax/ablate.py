@@ -4,7 +4,8 @@
 
 Trains every row of the tables (ablation_rows.py) with every seed, all from the same weights;
 selects on validation, reports test. Rows that are done are not done again, one that was interrupted
-goes on; ends with tables in Markdown, JSON and a plot.
+goes on; ends with tables in Markdown, JSON and a plot, beside those that an earlier call with other
+--tables left in the folder.
 """
 
 import json
@@ -27,6 +28,7 @@ from ssp_jax.command_line import (
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
 from ssp_jax.files import write_whole
+from ssp_jax.json_files import read_object
 from ssp_jax.processes import in_turn, is_first
 from ssp_jax.run import keep_compiled, rescore, run
 from ssp_jax.run_folder import (
@@ -47,10 +49,12 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     """Train and score every row that is not done yet.
 
     Returns:
-      {table: {row title: {test set: {score: [a value a seed]}}}}, also in `workdir`/ablation.json.
+      {table: {row title: {test set: {score: [a value a seed]}}}}, also in `workdir`/ablation.json;
+      with the tables of earlier calls.
 
     Raises:
-      UserError: an unknown table, a config without a part that the rows turn off; see `run`.
+      UserError: an unknown table, a config without a part that the rows turn off, an ablation.json
+        that cannot be read; see `run`.
     """
     unknown = [name for name in tables if name not in TABLES]
     if unknown:
@@ -64,6 +68,7 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
     for row in order:
         check_config(row_config(config, row))
     first = _first_of_each(config, order)
+    other = _other_tables(workdir, tables)
     # A seed changes no shape, so what one seed compiled the others need not.
     keep_compiled(workdir)
     if "objects" in stage_names(pretraining):
@@ -85,7 +90,7 @@ def ablate(config: ConfigDict, workdir: Path, *, tables: Sequence[str], seeds: i
                 scores[row.title].append(_row_scores(config, workdir, row, of, seed, place))
             else:
                 scores[row.title].append(scores[first[row.title].title][seed])
-            summary = _write(workdir, rows, scores)
+            summary = _write(workdir, rows, scores, other)
     return summary
 
 
@@ -144,19 +149,32 @@ def _row_scores(
     return results
 
 
+def _other_tables(workdir: Path, tables: Sequence[str]) -> dict:
+    """What earlier calls wrote of the tables that this one does not make."""
+    path = workdir / "ablation.json"
+    if not path.exists():
+        return {}
+    found = read_object(path, "Remove it, rows that are done are kept and their tables made again")
+    return {name: table for name, table in found.items() if name in TABLES and name not in tables}
+
+
 def _write(
-    workdir: Path, rows: Mapping[str, Sequence[Row]], scores: Mapping[str, list[dict]]
+    workdir: Path,
+    rows: Mapping[str, Sequence[Row]],
+    scores: Mapping[str, list[dict]],
+    other: Mapping[str, dict],
 ) -> dict:
-    summary = {
+    made = {
         name: {row.title: summarise(scores[row.title]) for row in part if scores[row.title]}
         for name, part in rows.items()
     }
+    summary = {name: (made | other)[name] for name in TABLES if name in made or name in other}
     if not is_first():
         return summary
-    paper = {row.title: dict(row.paper) for part in rows.values() for row in part}
+    paper = {row.title: dict(row.paper) for part in TABLES.values() for row in part}
     write_whole(workdir / "ablation.json", json.dumps(summary, indent=1) + "\n")
     write_whole(workdir / "ablation.md", ablation_markdown(summary, paper))
-    for name, table in summary.items():
+    for name, table in made.items():
         ablation_plot(workdir / f"{name}.png", table)
     return summary
 

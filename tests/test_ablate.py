@@ -135,6 +135,26 @@ def test_trains_every_row_once_and_goes_on_where_it_stopped(config, runs, tmp_pa
         command.ablate(config, tmp_path, tables=("method",), seeds=1)
 
 
+def test_tables_of_an_earlier_call_are_kept(config, runs, tmp_path):
+    method = command.ablate(config, tmp_path, tables=("method",), seeds=2)["method"]
+    summary = command.ablate(config, tmp_path, tables=("texts",), seeds=1)
+    assert list(summary) == ["method", "texts"]
+    assert summary["method"] == method
+    assert summary == json.loads((tmp_path / "ablation.json").read_text())
+    text = (tmp_path / "ablation.md").read_text()
+    assert "## method (2 seeds)" in text
+    assert "## texts (1 seed)" in text
+    assert "| AAVS" in text
+    assert "83.2" in text
+    again = command.ablate(config, tmp_path, tables=("method",), seeds=1)
+    assert len(again["method"]["AAVS"]["s4"]["miou"]) == 1
+    trained = len(runs.trained)
+    (tmp_path / "ablation.json").write_text("{")
+    with pytest.raises(UserError, match="rows that are done are kept"):
+        command.ablate(config, tmp_path, tables=("method",), seeds=3)
+    assert len(runs.trained) == trained
+
+
 def test_rows_start_from_one_pretraining(config, runs, tmp_path):
     config.stages = "objects,avs,avss"
     command.ablate(config, tmp_path, tables=("method",), seeds=2)
