@@ -168,7 +168,8 @@ def _write(
         name: {row.title: summarise(scores[row.title]) for row in part if scores[row.title]}
         for name, part in rows.items()
     }
-    summary = {name: (made | other)[name] for name in TABLES if name in made or name in other}
+    both = {**other, **made}
+    summary = {name: both[name] for name in TABLES if name in both}
     if not is_first():
         return summary
     paper = {row.title: dict(row.paper) for part in TABLES.values() for row in part}

@@ -111,7 +111,11 @@ def test_trains_every_row_once_and_goes_on_where_it_stopped(config, runs, tmp_pa
     with pytest.raises(UserError, match="stopped"):
         command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
     assert len(runs.trained) == 4
-    assert "ablation.md" in {path.name for path in tmp_path.iterdir()}
+    assert "## method (1 seed)" in (tmp_path / "ablation.md").read_text()
+    runs.fail = 8
+    with pytest.raises(UserError, match="stopped"):
+        command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
+    assert "## method (1 to 2 seeds)" in (tmp_path / "ablation.md").read_text()
     runs.fail = None
     summary = command.ablate(config, tmp_path, tables=("method", "texts"), seeds=2)
     assert len(runs.trained) == len(set(runs.trained)) == 14

@@ -1,6 +1,6 @@
 """Scores of several rows and seeds as a table in Markdown and as a plot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +40,8 @@ def ablation_markdown(
         if not rows:
             continue
         first = next(iter(rows.values()))
-        seeds = len(next(iter(next(iter(first.values())).values())))
         sets = list(first)
-        lines += [f"## {name} ({seeds} seed{'' if seeds == 1 else 's'})", ""]
+        lines += [f"## {name} ({_seeds(rows.values())})", ""]
         lines += _table(
             ["", *(f"{s} mIoU ± / F" for s in sets), *(f"paper {s}" for s in sets)],
             [
@@ -70,6 +69,13 @@ def ablation_markdown(
                 ],
             )
     return "\n".join(lines)
+
+
+def _seeds(rows: Iterable[RowScores]) -> str:
+    """How many seeds the rows have: until all are trained, some have fewer."""
+    counts = {len(values) for row in rows for scores in row.values() for values in scores.values()}
+    least, most = min(counts), max(counts)
+    return f"{least if least == most else f'{least} to {most}'} seed{'' if most == 1 else 's'}"
 
 
 def _cell(scores: Mapping[str, Sequence[float]]) -> str:
