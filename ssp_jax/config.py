@@ -125,6 +125,21 @@ def stage(**changes) -> ConfigDict:
     return config
 
 
+# Keys that tell of a machine, not of a network: a run may go on with others, and a network that is
+# handed on says nothing of them.
+OF_THE_MACHINE = (
+    "data_dir",
+    "prepared_dir",
+    "mesh.data",
+    "mesh.fsdp",
+    "data.num_workers",
+    "data.cache_mb",
+    "save_every_minutes",
+    "log_every",
+    "trackers",
+)
+
+
 def base() -> ConfigDict:
     """Keys of a run; the stages `avs` and `avss` are added by the configs."""
     return ConfigDict(
@@ -145,6 +160,8 @@ def base() -> ConfigDict:
             "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
             "log_every": 25,
+            # Save so often between evaluations, too, each of which saves; 0: not.
+            "save_every_minutes": 10.0,
             # Where the numbers of a training go besides metrics.jsonl: "tensorboard", "wandb",
             # both with a comma between, or "".
             "trackers": "tensorboard",

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from ssp_jax.config import OF_THE_MACHINE
 from ssp_jax.config_ranges import check_ranges, flat
 from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.data.transforms import Augment
@@ -34,12 +35,8 @@ _MAY_DIFFER = (
     "negative_sounds",
     "report",
     "save_masks",
-    "trackers",
-    "mesh.data",
-    "mesh.fsdp",
-    "data.num_workers",
-    "data.cache_mb",
     "data.max_bad_clips",
+    *OF_THE_MACHINE,
 )
 _OTHER_WORKDIR = "Put a copy back, or use another --workdir"
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
