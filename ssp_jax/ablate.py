@@ -8,6 +8,7 @@ goes on; ends with tables in Markdown, JSON and a plot, beside those that an ear
 --tables left in the folder.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from ssp_jax import preemption
 from ssp_jax.ablation_rows import FULL, TABLES, Row, check_full, possible, row_config
 from ssp_jax.command_line import (
     config_and_workdir,
@@ -30,7 +30,7 @@ from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summar
 from ssp_jax.files import write_whole
 from ssp_jax.json_files import read_object
 from ssp_jax.processes import in_turn, is_first
-from ssp_jax.run import keep_compiled, rescore, run
+from ssp_jax.run import hold, keep_compiled, rescore, run
 from ssp_jax.run_folder import (
     check_config,
     check_workdir,
@@ -188,11 +188,12 @@ def main(argv: list[str]) -> None:
     config, workdir = config_and_workdir("ablate-")
     with reported():
         start_processes()
-        preemption.listen()
-        ablate(config, workdir, tables=_TABLES.value, seeds=_SEEDS.value)
-    if is_first():
-        print((workdir / "ablation.md").read_text())
-        print(f"{workdir}/ablation.md, ablation.json, *.png")
+        with contextlib.ExitStack() as stack:
+            hold(stack, workdir)
+            ablate(config, workdir, tables=_TABLES.value, seeds=_SEEDS.value)
+        if is_first():
+            print((workdir / "ablation.md").read_text())
+            print(f"{workdir}/ablation.md, ablation.json, *.png")
 
 
 def cli() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from ssp_jax import preemption
 from ssp_jax.checkpoint_files import (
     Damaged,
     first_line,
@@ -35,7 +36,8 @@ _ITEMS = {"last": "state", "best": "params"}
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in one folder.
+    """The checkpoints of one stage, in one folder; as a context it finishes what was begun, however
+    the block ends.
 
     Orbax writes to a temporary folder and renames it, so a run that is killed while saving finds
     its previous checkpoint whole.
@@ -172,10 +174,30 @@ class Checkpoints:
                 self._remove(self._best, best, "deleted")
 
     def close(self) -> None:
-        """Finish writing and release the folders."""
-        self.wait()
-        self._last.close()
-        self._best.close()
+        """Finish writing and release the folders.
+
+        Raises:
+          UserError: see `wait`.
+        """
+        try:
+            self.wait()
+        finally:
+            self._last.close()
+            self._best.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        if kind is None:
+            self.close()
+            return
+        # Orbax's threads write no more once the interpreter ends, so leaving waits for them.
+        with preemption.undisturbed():
+            try:
+                self.close()
+            except UserError as error:
+                _LOG.warning("%s", error)  # what ended the block says why the run stops
 
     def _score(self, step: int) -> float:
         try:
@@ -198,7 +220,8 @@ class Checkpoints:
     def _write(self, manager: ocp.CheckpointManager, step: int, tree: Any, facts: dict) -> None:
         name = manager.directory.name
         args = items(_ITEMS[name], tree, facts)
-        self._try(f"{name}/{step}", lambda: manager.save(step, args=args))
+        # Forced, since Orbax would else ask whether a signal came, which `preemption` does.
+        self._try(f"{name}/{step}", lambda: manager.save(step, args=args, force=True))
 
     def _try(self, what: str, write: Callable[[], Any]) -> None:
         try:

@@ -86,17 +86,19 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """A `UserError` or a full disk becomes one line and exit status 1, SIGTERM its own status."""
+    """A `UserError` or a full disk becomes one line and exit status 1, a signal one line and its
+    own status, see `preemption`."""
+    preemption.listen()
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except preemption.Preempted:
-        _exit_preempted()
+    except preemption.Preempted as stop:
+        preemption.leave(str(stop))
     except OSError as error:
         if preemption.came():
-            _exit_preempted()
+            preemption.leave("")
         if error.errno not in _NO_WRITING:
             raise
         where = f"{error.filename}: cannot be written" if error.filename else "cannot write"
@@ -105,12 +107,7 @@ def reported() -> Iterator[None]:
     except Exception:
         if not preemption.came():  # which ends worker processes, too
             raise
-        _exit_preempted()
-
-
-def _exit_preempted() -> None:
-    print(preemption.STOPPED, file=sys.stderr)
-    sys.exit(preemption.EXIT_STATUS)
+        preemption.leave("")
 
 
 def start_processes() -> None:
@@ -120,6 +117,7 @@ def start_processes() -> None:
       UserError: see `processes.start`.
     """
     start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    preemption.listen()
     if not is_first():
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,14 +7,14 @@
 Runs the stages that the config names, each trained, resumed or skipped as its folder says; ends
 with a table, results.json, a report (report.html) and a picture per test set. The same command goes
 on after a crash or a kill, to the same numbers bit by bit. Exit status: 0 done; 1 something to
-mend, in one line; 75 stopped by SIGTERM (preemption), the state saved: run it again.
+mend, in one line; 75 stopped by SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU or SIGHUP, 130 by Ctrl-C, the
+state saved: run it again. A second Ctrl-C leaves at once.
 """
 
 import logging
 
 from absl import app, flags
 
-from ssp_jax import preemption
 from ssp_jax.command_line import (
     config_and_workdir,
     reported,
@@ -49,13 +49,12 @@ def main(argv: list[str]) -> None:
                 if is_first():
                     print(paragraph, flush=True)
             return
-        preemption.listen()
         results = run(config, workdir)
-    if is_first():
-        print(format_table(results))
-        print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
-        if config.report:
-            print(f"report: {workdir / PAGE}")
+        if is_first():
+            print(format_table(results))
+            print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")
+            if config.report:
+                print(f"report: {workdir / PAGE}")
 
 
 def cli() -> None:

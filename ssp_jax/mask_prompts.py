@@ -1,6 +1,7 @@
 """The masks that stage 1 predicts for stage 2: predicted once, kept beside the data."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
+from ssp_jax import preemption
 from ssp_jax.batch import AVBatch
 from ssp_jax.checksums import array_checksums
 from ssp_jax.data.mask_store import MaskStore, open_store
@@ -73,20 +75,26 @@ class Stage1Masks:
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{words.replace(':', '-')}-{sounds}"[:100] + f"-{digest}"
         store = in_turn(lambda: open_store(self.folder / name, facts, len(source), self.size))
-        # Process 0 writes, so it says where to begin.
-        first = int(gather_rows({"first": np.array([store.next_clip()])})["first"][0])
-        if first < len(source):
-            _LOG.info(
-                "%s: masks of %s (%s sounds), clips %d to %d, into %s",
-                *(self.stage.name, words, sounds, first, len(source) - 1, store.folder),
-            )
-            clips = self._predict(words, sounds, first)
-            if is_first():
-                store.write(clips)
-            else:
-                collections.deque(clips, maxlen=0)
+        if _begins_at(store) < len(source):
+            with contextlib.ExitStack() as stack:
+                in_turn(lambda: is_first() and stack.enter_context(store.lock()))
+                self._add(store, words, sounds)
         in_turn(lambda: _check_seen(store, len(source)))
         return store
+
+    def _add(self, store: MaskStore, words: str, sounds: str) -> None:
+        first, count = _begins_at(store), len(self.stage.data.source(words))
+        if first == count:  # another run, which had the lock, has written them
+            return
+        _LOG.info(
+            "%s: masks of %s (%s sounds), clips %d to %d, into %s",
+            *(self.stage.name, words, sounds, first, count - 1, store.folder),
+        )
+        clips = self._predict(words, sounds, first)
+        if is_first():
+            store.write(clips)
+        else:
+            collections.deque(clips, maxlen=0)
 
     def _predict(self, words: str, sounds: str, first: int) -> Iterator[UInt8[np.ndarray, "n s s"]]:
         """Masks of one clip after the other, from clip number `first` on."""
@@ -100,7 +108,8 @@ class Stage1Masks:
             batches.set_state({"next_batch": int(starts[first]) // self.stage.stage.batch_size})
             todo = range(batches.get_state()["next_batch"], len(batches))
             description, silent = f"masks of {words}", not is_first()
-            for _ in tqdm(todo, desc=description, unit="batch", mininterval=1.0, disable=silent):
+            bar = tqdm(todo, desc=description, unit="batch", mininterval=1.0, disable=silent)
+            for _ in preemption.until_asked(bar):
                 placed = self.stage.put(next(batches))
                 soft = predict(self.params, placed)
                 soft, clips, seconds = all_rows(placed, (soft, placed.clip, placed.second))
@@ -140,6 +149,11 @@ def prompt_by(
     stage.masks_of = Stage1Masks(first, params, folder, stage.spec.label_size).store
     for words in (word for use in uses for word in stage.words[use].values()):
         stage.masks_of(words, "own")
+
+
+def _begins_at(store: MaskStore) -> int:
+    """Number of the first clip that lacks, as process 0 sees it, which writes."""
+    return int(gather_rows({"first": np.array([store.next_clip()])})["first"][0])
 
 
 def _check_seen(store: MaskStore, num_clips: int) -> None:

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import Shaped
 
+from ssp_jax import preemption
 from ssp_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def in_turn(make: Callable[[], _Value]) -> _Value:
 
     Raises:
       UserError: that of `make`; in the processes where it went well, that it failed in another.
+      Preempted: a signal came to one of them; in all.
     """
     if jax.process_count() == 1:
         return make()
@@ -87,19 +89,26 @@ def in_turn(make: Callable[[], _Value]) -> _Value:
     for mine in (is_first(), not is_first()):
         if mine:
             try:
-                value = make()
-            except UserError as caught:
+                with preemption.alone():
+                    value = make()
+            except (UserError, preemption.Preempted) as caught:
                 error = caught
-        if not _all_well(error is None):
+        ends = _ends(error)
+        if preemption.Preempted in ends:
+            raise error or preemption.Preempted
+        if UserError in ends:
             raise error or UserError("another process stopped; its own message says why")
     return value
 
 
-def _all_well(well: bool) -> bool:
+def _ends(error: BaseException | None) -> set[type]:
+    """How the turn ended in each of the processes, once it has in all."""
+    kinds = (type(None), UserError, preemption.Preempted)
     # JAX's own barrier is a computation on the devices, which are not to be kept waiting for hours.
     wait = ocp.multihost.get_barrier_sync_fn()
     wait(key=f"ssp_jax turn {next(_turns)}", timeout_ms=1000 * _LONGEST_TURN)
-    return bool(multihost_utils.process_allgather(np.array(well)).all())
+    numbers = multihost_utils.process_allgather(np.array(kinds.index(type(error))))
+    return {kinds[number] for number in numbers.tolist()}
 
 
 def gather_rows(

@@ -1,5 +1,6 @@
 """From a config to results: opens the stages, trains or takes them up, scores them."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import DataSets, check_data_dir, open_datasets
+from ssp_jax.folder_lock import sole_writer
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.processes import in_turn, is_first
 from ssp_jax.report.harmless import harmless
@@ -60,10 +62,29 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
       brief: see `scores.evaluate`.
 
     Raises:
-      UserError: see `open_stages`, `check_workdir`.
+      UserError: see `open_stages`, `sole_writer`, `check_workdir`.
     """
-    stages = open_stages(config, workdir)
-    in_turn(lambda: check_workdir(config, workdir))
+    with contextlib.ExitStack() as stack:
+        hold(stack, workdir, only_if_there=True)  # before data are prepared, which can take long
+        stages = open_stages(config, workdir)
+        hold(stack, workdir)
+        in_turn(lambda: check_workdir(config, workdir))
+        return _run(config, workdir, stages, brief)
+
+
+def hold(stack: contextlib.ExitStack, workdir: Path, *, only_if_there: bool = False) -> None:
+    """See to it, until the stack is left, that no other run writes into the folder."""
+
+    def enter() -> None:
+        if is_first() and (workdir.exists() or not only_if_there):
+            stack.enter_context(sole_writer(workdir))
+
+    in_turn(enter)
+
+
+def _run(
+    config: ConfigDict, workdir: Path, stages: dict[str, Stage], brief: bool
+) -> dict[str, dict]:
     keep_compiled(workdir)
     in_turn(lambda: keep_stage_facts(workdir, stages))
     results, params = {}, {}

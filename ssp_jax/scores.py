@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from ssp_jax import preemption
 from ssp_jax.batch import AVBatch
 from ssp_jax.data.pipeline import eval_batches
 from ssp_jax.data.reader import FrameReader
@@ -91,7 +92,7 @@ def _scored(stage: Stage, params: dict, words: str) -> tuple[dict, FrameCounts, 
     reader, motion = FrameReader(source, stage.spec, stage.cache), MotionState()
     states, facts = {"": stage.evaluator.empty()}, FrameFacts.empty(stage.num_classes)
     with stage.batches(words) as batches:
-        for batch in batches:
+        for batch in preemption.until_asked(batches):
             placed = stage.put(batch)
             scores = stage.predict(params, placed)
             states[""] = states[""].merge(stage.evaluator.score(scores, placed, batch))

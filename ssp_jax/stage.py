@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssp_jax import preemption
 from ssp_jax.config import model_overrides
 from ssp_jax.data.batches import Batches
 from ssp_jax.data.beside import Beside
@@ -251,6 +252,7 @@ class Stage:
     def score(self, params: dict, words: str, sounds: str = "own") -> dict[str, float]:
         """{"miou": ..., "fscore": ..., "activated": ...} of a data set."""
         with self.batches(words, sounds) as batches:
+            batches = preemption.until_asked(batches)
             return dict(self.evaluator.run(self.predict, params, batches, self.put))
 
     def validate(self, params: dict) -> dict[str, float]:

@@ -30,26 +30,26 @@ _LOG = logging.getLogger(__name__)
 
 def train_stage(stage: Stage) -> dict:
     """Train, or go on, or return at once what was trained; the best parameters."""
-    checkpoints = Checkpoints(stage.folder / "checkpoints")
-    restored = checkpoints.restore(functools.partial(_states_at, stage))
-    state, saved = restored or (_new_state(stage), {"next_batch": 0})
-    progress = Progress(**saved.get("loop", {}))
-    checkpoints.go_on_from(int(state.step) if restored else -1)
-    for phase in stage.phases:
-        start, end = phase.plan.start, phase.plan.end
-        if int(state.step) >= end and progress.evaluated:
-            continue
-        if int(state.step) == start > 0 and progress.evaluated:
-            state = phase.states.restart(state.step, _best(stage, checkpoints, state.params))
-        elif restored:
-            _LOG.info("%s: going on at step %d", stage.name, int(state.step))
-        with training_batches(stage, _kept_features(stage, phase, state.params)) as batches:
-            batches.set_state(saved)
-            state = _run_phase(stage, phase, state, progress, batches, checkpoints)
-            saved = batches.get_state()
-    params = _best(stage, checkpoints, state.params)
-    checkpoints.close()
-    return params
+    with Checkpoints(stage.folder / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(functools.partial(_states_at, stage))
+        state, saved = restored or (_new_state(stage), {"next_batch": 0})
+        progress = Progress(**saved.get("loop", {}))
+        checkpoints.go_on_from(int(state.step) if restored else -1)
+        for phase in stage.phases:
+            start, end = phase.plan.start, phase.plan.end
+            if int(state.step) >= end and progress.evaluated:
+                continue
+            if int(state.step) == start > 0 and progress.evaluated:
+                state = phase.states.restart(state.step, _best(stage, checkpoints, state.params))
+            elif restored:
+                _LOG.info("%s: going on at step %d", stage.name, int(state.step))
+            else:
+                _LOG.info("%s: begins at step 0", stage.name)
+            with training_batches(stage, _kept_features(stage, phase, state.params)) as batches:
+                batches.set_state(saved)
+                state = _run_phase(stage, phase, state, progress, batches, checkpoints)
+                saved = batches.get_state()
+        return _best(stage, checkpoints, state.params)
 
 
 def _states_at(stage: Stage, step: int) -> StateMaker:
@@ -63,20 +63,17 @@ def trained_params(stage: Stage) -> dict:
     Raises:
       UserError: it was not, or not to its end.
     """
-    checkpoints = Checkpoints(stage.folder / "checkpoints", read_only=True)
-    if not checkpoints.finished(stage.stage.steps):
-        raise UserError(
-            f"{stage.folder}: no finished stage {stage.name}, whose masks are needed. Run it "
-            f"first (--config.stages={stage.name},avss does both), or name the folder of "
-            "one by --config.avss.prompt.stage1=DIR"
-        )
-    states = stage.phases[-1].states
-    if checkpoints.best_step() is None:
-        params = checkpoints.restore(functools.partial(_states_at, stage))[0].params
-    else:
-        params = checkpoints.restore_best(states.shapes.params, states.shardings.params)
-    checkpoints.close()
-    return params
+    with Checkpoints(stage.folder / "checkpoints", read_only=True) as checkpoints:
+        if not checkpoints.finished(stage.stage.steps):
+            raise UserError(
+                f"{stage.folder}: no finished stage {stage.name}, whose masks are needed. Run it "
+                f"first (--config.stages={stage.name},avss does both), or name the folder of "
+                "one by --config.avss.prompt.stage1=DIR"
+            )
+        states = stage.phases[-1].states
+        if checkpoints.best_step() is None:
+            return checkpoints.restore(functools.partial(_states_at, stage))[0].params
+        return checkpoints.restore_best(states.shapes.params, states.shardings.params)
 
 
 def _run_phase(
@@ -113,6 +110,7 @@ def _run_phase(
         total_steps=section.steps,
         eval_every=section.eval_every,
         eval_first=section.eval_first,
+        save_every=60 * config.save_every_minutes,
         log_every=config.log_every,
         max_skipped=config.max_skipped,
         seed=config.seed,

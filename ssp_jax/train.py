@@ -1,6 +1,8 @@
 """The training loop of one stage. Its order makes resuming exact and must not change:
 
 evaluate -> save (state, data iterator, progress) -> next batch -> step -> log.
+
+Saving goes on in the background; whoever leaves the loop has to see it end, see `train_stage`.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ssp_jax import preemption
 from ssp_jax.batch import AVBatch
@@ -31,7 +34,7 @@ class Progress:
     Attributes:
       pending: numbers of the steps since the last line of the log.
       skipped: steps so far that were not finite and changed nothing.
-      evaluated: False where an evaluation is due and SIGTERM came before or in it.
+      evaluated: False where an evaluation is due and a signal came before or in it.
     """
 
     pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -53,6 +56,7 @@ class Loop:
       end: step to stop at. total_steps: of the stage, for the log.
       eval_first: evaluate before the first step too, so that a mistake in evaluation or in the
         starting weights shows in minutes, not hours.
+      save_every: seconds after which it saves though no evaluation is due; 0: never.
       dump: keeps the batch of a step that is not finite. max_skipped: so many of these go by.
     """
 
@@ -70,6 +74,7 @@ class Loop:
     total_steps: int
     eval_every: int
     eval_first: bool
+    save_every: float
     log_every: int
     max_skipped: int
     seed: int
@@ -79,32 +84,37 @@ class Loop:
 
         Raises:
           UserError: a step is not finite, or a checkpoint cannot be written.
-          Preempted: SIGTERM came; the state of the last step is saved.
+          Preempted: a signal came; the state of the last step is saved.
         """
         key = jax.random.key(self.seed)
         start = step = int(state.step)
         clock, fresh = Clock(start, self.total_steps), []
         if self.eval_first and start == 0 and self.evaluate is not None:
             self._evaluate(start, state.params)
+            self.checkpoints.wait()
             clock.pause_until_now()
+        saved_at = time.monotonic()
         with contextlib.ExitStack() as stack:
             while True:
                 due = step % self.eval_every == 0 or step == self.end
                 due = due and (step > start or not progress.evaluated)
                 try:
-                    if preemption.asked(step):
+                    if preemption.asked():
                         raise preemption.Preempted
                     if due and self.evaluate is not None:
                         self._collect(fresh, state, progress)
                         self._evaluate(step, state.params)
-                except preemption.Preempted:
+                except preemption.Preempted as stop:
                     if step > start:
                         self._collect(fresh, state, progress)
                         self._save(state, progress, evaluated=not due)
-                    raise
-                if due:
+                        self.checkpoints.wait()
+                    saved = f"{self.name} is saved at step {step}" if step else ""
+                    raise preemption.Preempted(saved) from stop
+                if due or (step > start and self._time_to_save(step, saved_at)):
                     self._collect(fresh, state, progress)
                     self._save(state, progress, evaluated=True)
+                    saved_at = time.monotonic()
                     clock.pause_until_now()
                 if step == self.end:
                     break
@@ -112,8 +122,12 @@ class Loop:
                 try:
                     batch = next(self.batches)
                 except Exception:
-                    if preemption.came():
-                        continue  # it ended the batches' workers, too
+                    # A signal to all of a terminal's processes ends the batches' workers, too.
+                    if preemption.came(within=1.0):
+                        continue
+                    if step > start and jax.process_count() == 1:
+                        self._collect(fresh, state, progress)
+                        self._save(state, progress, evaluated=True)
                     raise
                 state, scalars = self.train_step(state, self.put(batch), key, step)
                 step += 1
@@ -125,6 +139,15 @@ class Loop:
                     self._log(step, progress, clock)
             self.checkpoints.wait()
         return state
+
+    def _time_to_save(self, step: int, saved_at: float) -> bool:
+        """Whether `save_every` is over; of several processes all get the answer of the first."""
+        late = 0 < self.save_every <= time.monotonic() - saved_at
+        if jax.process_count() == 1:
+            return late
+        if not self.save_every or step % self.log_every:  # to ask costs a round of all of them
+            return False
+        return bool(multihost_utils.broadcast_one_to_all(np.array(late)))
 
     def _evaluate(self, step: int, params: dict) -> None:
         with preemption.let_through():
@@ -139,8 +162,6 @@ class Loop:
         progress.evaluated = evaluated
         saved = self.batches.get_state() | {"loop": dataclasses.asdict(progress)}
         self.checkpoints.save(state, saved)
-        if not evaluated:
-            self.checkpoints.wait()
 
     def _collect(
         self, fresh: list[tuple[int, dict, dict[str, Any]]], state: TrainState, progress: Progress

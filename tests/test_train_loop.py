@@ -65,9 +65,13 @@ class _Batches:
         self._next = state["next_batch"]
 
 
-def train(folder: Path, batches, *, max_skipped=0, on_evaluate=lambda: None):
+def train(folder: Path, batches, *, max_skipped=0, on_evaluate=lambda: None, save_every=0):
     """To step 10, from what is in the folder; log lines every 3 steps, evaluations every 4."""
-    checkpoints = Checkpoints(folder / "checkpoints")
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every)
+
+
+def _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every):
     restored = checkpoints.restore(lambda step: _STATES)
     state, progress = _STATES.new(jax.random.key(0)), Progress()
     if restored:
@@ -98,6 +102,7 @@ def train(folder: Path, batches, *, max_skipped=0, on_evaluate=lambda: None):
         total_steps=_END,
         eval_every=4,
         eval_first=False,
+        save_every=save_every,
         log_every=3,
         max_skipped=max_skipped,
         seed=0,
@@ -108,7 +113,6 @@ def train(folder: Path, batches, *, max_skipped=0, on_evaluate=lambda: None):
         best = checkpoints.restore_best(state.params, _STATES.shardings.params)
     finally:
         loop.writer.close()
-        checkpoints.close()
     return jax.device_get((state, best)), lines(folder)
 
 
@@ -121,16 +125,22 @@ def lines(folder: Path) -> list[dict]:
 def sigterm(monkeypatch):
     """Sends it to this process, which listens; may be used again."""
     monkeypatch.setattr(preemption, "_PATIENCE", 1e6)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
     preemption.listen()
 
     def send():
         os.kill(os.getpid(), signal.SIGTERM)
 
     yield send
-    preemption._Notice.came = False
+    forget()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def forget():
+    """As a new process, which knows of no signal."""
+    preemption._notice = preemption._Notice(wakeup=preemption._notice.wakeup)
 
 
 def test_sigterm_at_any_step_saves_and_resumes_exactly(tmp_path, sigterm):
@@ -147,7 +157,7 @@ def test_sigterm_at_any_step_saves_and_resumes_exactly(tmp_path, sigterm):
 
         with pytest.raises(preemption.Preempted):
             train(folder, _Batches(before_next=before_next))
-        preemption._Notice.came = False
+        forget()
         # Before the second step nothing is to be saved; then the step goes on to its end.
         saved = [int(path.name) for path in (folder / "checkpoints/last").glob("[0-9]*")]
         assert max(saved, default=0) == (step + 1 if step else 0)
@@ -168,7 +178,7 @@ def test_sigterm_in_an_evaluation_saves_what_is_not_evaluated(tmp_path, sigterm,
 
         with pytest.raises(preemption.Preempted):
             train(folder, _Batches(), on_evaluate=on_evaluate)
-        preemption._Notice.came = False
+        forget()
         step = (4, 8, 10)[number]
         checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
         assert checkpoints.latest_step() == step
@@ -186,6 +196,56 @@ def test_sigterm_in_an_evaluation_saves_what_is_not_evaluated(tmp_path, sigterm,
 
 def _interrupt(*_):
     raise KeyboardInterrupt
+
+
+def test_saves_by_time(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", _noted(saved, Checkpoints.save))
+    expected, expected_lines = train(tmp_path / "never", _Batches())
+    assert saved == [4, 8, 10]  # with each evaluation
+    saved.clear()
+    found, found_lines = train(tmp_path / "always", _Batches(), save_every=1e-9)
+    assert saved == list(range(1, 11))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert found_lines == expected_lines
+    saved.clear()
+    train(tmp_path / "late", _Batches(), save_every=1e9)
+    assert saved == [4, 8, 10]
+
+
+def _noted(saved, save):
+    def noting(self, state, progress):
+        saved.append(int(state.step))
+        save(self, state, progress)
+
+    return noting
+
+
+def test_what_was_saved_by_time_is_gone_on_from(tmp_path, monkeypatch):
+    expected, expected_lines = train(tmp_path / "whole", _Batches())
+
+    def kill(number):
+        if number == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", _Batches(before_next=kill), save_every=1e-9)
+    checkpoints = Checkpoints(tmp_path / "killed/checkpoints", read_only=True)
+    assert checkpoints.latest_step() == 6
+    found, found_lines = train(tmp_path / "killed", _Batches(), save_every=1e-9)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert found_lines == expected_lines
+
+
+def test_data_that_cannot_be_read_cost_no_step(tmp_path):
+    def fail(number):
+        if number == 6:
+            raise UserError("clip7 cannot be read")
+
+    with pytest.raises(UserError, match="clip7"):
+        train(tmp_path, _Batches(before_next=fail))
+    # The last evaluation was after step 4.
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).latest_step() == 6
 
 
 def test_a_step_that_is_not_finite_stops_with_all_that_shows_it_again(tmp_path):
@@ -238,7 +298,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, sigterm):
     bad = (1, 2, 3, 6)
     with pytest.raises(preemption.Preempted):
         train(tmp_path / "two", _Batches(bad=bad, before_next=before_next), max_skipped=4)
-    preemption._Notice.came = False
+    forget()
     (resumed, _), lines_ = train(tmp_path / "two", _Batches(bad=bad), max_skipped=4)
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
     assert lines_ == found

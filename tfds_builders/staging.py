@@ -7,9 +7,7 @@ written last, and names the shard's size and the fingerprint of everything it wa
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +16,9 @@ from pathlib import Path
 from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core import writer as tfds_writer
 
+from ssp_jax.folder_lock import lock
 from tfds_builders.problems import Problem, write_atomically
 
-_LOG = logging.getLogger(__name__)
 _FORMAT = 1
 
 
@@ -48,14 +46,8 @@ class Staging:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes out; waits for one that prepares the same data set."""
-        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock_path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _LOG.warning("another process prepares %s: waiting for it", self.folder)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield  # closing the file, or the end of the process however it comes, unlocks
+        with lock(self._lock_path):
+            yield
 
     def find(self, split: str, index: int, fingerprint: str) -> StagedShard | None:
         """The finished shard of this fingerprint, or None."""

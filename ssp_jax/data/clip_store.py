@@ -7,9 +7,7 @@ whole, so writing goes on where it was interrupted; its last record says which s
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +17,10 @@ from PIL.Image import DecompressionBombError
 
 from ssp_jax.errors import UserError
 from ssp_jax.files import write_whole
+from ssp_jax.folder_lock import lock
 from ssp_jax.json_files import load_json
 
 NOTE = "made_from.json"
-_LOG = logging.getLogger(__name__)
 _Value = TypeVar("_Value")
 _UNREADABLE = (RuntimeError, ValueError, OSError, EOFError, SyntaxError)
 
@@ -128,14 +126,8 @@ class ClipStore:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes from writing; waits for one that does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _LOG.warning("another process writes %s: waiting for it", self.folder)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield  # closing the file, or the end of the process however it comes, unlocks
+        with lock(self.folder / ".lock"):
+            yield
 
 
 def read_note(folder: Path) -> dict[str, Any] | None:

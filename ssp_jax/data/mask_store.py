@@ -7,6 +7,7 @@ grey PNG.
 import dataclasses
 import io
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,10 @@ class MaskStore:
     def write(self, masks: Iterable[UInt8[np.ndarray, "frames size size"]]) -> None:
         """Add clips in order, from `next_clip` on; see `ClipStore.write`."""
         self.clips.write(_encode(frames) for frames in masks)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keeps other processes from writing; waits for one that does."""
+        return self.clips.lock()
 
     def read(self, clip: int) -> UInt8[np.ndarray, "frames size size"]:
         """The masks of one clip.
