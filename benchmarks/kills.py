@@ -1,12 +1,15 @@
-"""Kill -9 at any moment, run the same command: does it end as a run that was left alone?
+"""End a run at any moment, run the same command: what is lost, and does it end as one left alone?
 
-    python -m benchmarks.kills [--kills=20] [--seed=0] [--term=0] [--folder=DIR]
+    python -m benchmarks.kills [--kills=20] [--signals=SIGKILL] [--seed=0] [--processes=1]
+    python -m benchmarks.kills --kills=80 --signals=SIGTERM,SIGINT,SIGUSR1,SIGHUP
 
 Trains tests/tiny_run.py, all of SSP in three stages, data and flow included, once undisturbed. Then
-again in another folder, in processes that are killed one after the other: each when the files show
-that the run has come to a moment of the list, a little later by chance. The last one is left to its
-end, and its parameters, optimiser states, results, logs, masks and flows are compared bit by bit.
-With --term every so many-th kill is a SIGTERM, which the process has to answer with its status.
+again in another folder, in processes that are ended one after the other: each when the files show
+that the run has come to a moment of the list, a little later by chance, by the signals in turn. The
+last one is left to its end, and its parameters, optimiser states, results, logs, masks and flows
+are compared bit by bit. Prints how many steps each signal cost: those that the log had and the next
+start did not begin with. A signal but SIGKILL has to be answered with its exit status, and what the
+run then says to be saved has to be what the next start begins with.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,14 +32,16 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from ssp_jax.checkpoints import read_newest
 from ssp_jax.command_line import show_own_log
-from ssp_jax.preemption import EXIT_STATUS
+from ssp_jax.preemption import EXIT_STATUS, INTERRUPTED_STATUS
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments and delays.")
-_TERM = flags.DEFINE_integer("term", 0, "Every so many-th is a SIGTERM; 0: none.", 0)
+_SIGNALS = flags.DEFINE_list("signals", ["SIGKILL"], "Sent in turn.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Of the run, on this machine.", 1)
 _FOLDER = flags.DEFINE_string("folder", None, "An empty one, kept; default a temporary one.")
 
 ROOT = Path(__file__).parent.parent
+_START = "---- start ----\n"
 
 
 class Run:
@@ -49,14 +55,16 @@ class Run:
         arguments: Sequence[str] = (),
         workdir: Path | None = None,
         prepared: Path | None = None,
+        processes: int = 1,
     ):
         """`workdir` is of checkpoints, logs and results, `prepared` of data, flow and masks; both
         are below `folder`, if not given."""
         self.folder, self.config, self.arguments = folder, config, arguments
         self.workdir, self.prepared = workdir or folder / "run", prepared or folder / "prepared"
+        self.processes = processes
 
-    def start(self) -> subprocess.Popen:
-        """The command, its words in `log`."""
+    def start(self) -> list[subprocess.Popen]:
+        """The command in its processes, the words of the first in `log`, after a line _START."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "ssp_jax.main", f"--config={self.config}"),
@@ -64,9 +72,19 @@ class Run:
             *self.arguments,
         ]
         with (self.folder / "log").open("a") as log:
-            return subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            log.write(_START)
+        running, port = [], _free_port()
+        for number in range(self.processes):
+            several = [f"--coordinator=localhost:{port}", f"--num_processes={self.processes}"]
+            several = [*several, f"--process_id={number}"] if self.processes > 1 else []
+            with (self.folder / f"log{number or ''}").open("a") as log:
+                output = {"stdout": log, "stderr": subprocess.STDOUT}
+                running.append(
+                    subprocess.Popen(
+                        [*command, *several], cwd=ROOT, start_new_session=True, **output
+                    )
+                )
+        return running
 
     def finish(self) -> None:
         """Run to the end.
@@ -74,9 +92,15 @@ class Run:
         Raises:
           RuntimeError: it did not come there.
         """
-        if status := self.start().wait():
+        if any(statuses := [process.wait() for process in self.start()]):
             tail = (self.folder / "log").read_text()[-2000:]
-            raise RuntimeError(f"{self.folder}: exit status {status}\n{tail}")
+            raise RuntimeError(f"{self.folder}: exit status {statuses}\n{tail}")
+
+
+def _free_port() -> int:
+    with socket.socket() as tried:
+        tried.bind(("localhost", 0))
+        return tried.getsockname()[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +147,11 @@ def moments(stages: Sequence[str]) -> list[Moment]:
         folder = f"{stage}/checkpoints"
         listed += [
             Moment(f"{stage}: compiling", _files(f"{stage}/events/*"), 4.0),
-            Moment(f"{stage}: in a step", _log(f" {stage} step [13]/4"), 0.3),
-            Moment(f"{stage}: evaluating", _log(f" {stage} step [24]/4"), 1.0),
+            Moment(f"{stage}: in a step", _log(rf" {stage} step (1|[35]|9|11)/"), 0.3),
+            Moment(f"{stage}: evaluating", _log(rf" {stage} step ([24]/4|(6|12)/12)"), 1.0),
             Moment(f"{stage}: saving the best", _files(f"{folder}/best/*tmp*")),
             Moment(f"{stage}: saving the state", _files(f"{folder}/last/*tmp*")),
-            Moment(f"{stage}: saved", _files(f"{folder}/last/[24]"), 0.3),
+            Moment(f"{stage}: saved", _files(f"{folder}/last/[0-9]"), 0.3),
         ]
         if stage != "objects":  # which has no test set
             listed.append(Moment(f"{stage}: scoring", _log(f" {stage}: best validation"), 3.0))
@@ -137,27 +161,62 @@ def moments(stages: Sequence[str]) -> list[Moment]:
 def kill_at(run: Run, moment: Moment, rng: random.Random, number: int = signal.SIGKILL) -> bool:
     """Start, and end it at the moment; False where the run came to its end before.
 
+    A kill ends all of its processes, another signal comes to one of them.
+
     Raises:
-      RuntimeError: it stopped by itself; a SIGTERM was answered with another exit status; it left
+      RuntimeError: it stopped by itself; a signal was answered with another exit status; it left
         a process behind.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "log").touch()
     before = moment.signs(run)
-    process = run.start()
-    while process.poll() is None and not moment.signs(run) - before:
+    running = run.start()
+    while running[0].poll() is None and not moment.signs(run) - before:
         time.sleep(0.002)
     time.sleep(rng.uniform(0, moment.delay))
-    if process.poll() is None:
-        process.send_signal(number)
-    status = process.wait()
-    allowed = (0, -signal.SIGKILL) if number == signal.SIGKILL else (0, EXIT_STATUS)
-    if status not in allowed:
+    for process in running if number == signal.SIGKILL else [rng.choice(running)]:
+        if process.poll() is None:
+            process.send_signal(number)
+    statuses = {process.wait() for process in running}
+    allowed = {
+        signal.SIGKILL: {-signal.SIGKILL},
+        # Of several processes all but one hear it from JAX, as a SIGTERM.
+        signal.SIGINT: {INTERRUPTED_STATUS, EXIT_STATUS},
+    }
+    if not statuses <= {0} | allowed.get(number, {EXIT_STATUS}):
         tail = (run.folder / "log").read_text()[-2000:]
-        raise RuntimeError(f"{moment.name}: exit status {status}\n{tail}")
-    if status and (left := _left_behind(process.pid)):
+        raise RuntimeError(f"{moment.name}: exit statuses {statuses}\n{tail}")
+    left = [pid for process in running for pid in _left_behind(process.pid) if any(statuses)]
+    if left:
         raise RuntimeError(f"{moment.name}: processes {left} were left behind")
-    return status != 0
+    return any(statuses)
+
+
+def steps_lost(log: str) -> list[int]:
+    """Steps that each start but the last had done and the next that came so far did again.
+
+    Raises:
+      RuntimeError: a start begins elsewhere than the one before had said to be saved.
+    """
+    starts, lost = log.split(_START)[1:], []
+    for number, text in enumerate(starts[:-1]):
+        done = {name: int(step) for name, step in re.findall(r" (\w+) step (\d+)/", text)}
+        said = dict(re.findall(r"(\w+) is saved at step (\d+)", text))
+        again = 0
+        for stage in done.keys() | said.keys():
+            begins = (_begins(later, stage) for later in starts[number + 1 :])
+            # A stage that is finished begins no more.
+            first = next((step for step in begins if step is not None), done.get(stage, 0))
+            if stage in said and first < int(said[stage]):
+                raise RuntimeError(f"{stage}: said to be saved at {said[stage]}, begins at {first}")
+            again += max(done.get(stage, 0) - first, 0)
+        lost.append(again)
+    return lost
+
+
+def _begins(text: str, stage: str) -> int | None:
+    found = re.search(rf" {stage}: (?:going on|begins) at step (\d+)", text)
+    return int(found[1]) if found else None
 
 
 def _left_behind(session: int, patience: float = 60.0) -> list[str]:
@@ -241,42 +300,58 @@ def chosen(listed: Sequence[Moment], kills: int, rng: random.Random) -> Iterator
 
 
 def main(argv):
-    """Prints the table; exit status 1 if any run ended otherwise than the undisturbed one."""
+    """Prints the tables; exit status 1 if any run ended otherwise than the undisturbed one."""
     del argv
     show_own_log()
     with tempfile.TemporaryDirectory(prefix="ssp_jax_kills_") as temporary:
         folder, stages = Path(_FOLDER.value or temporary), ("objects", "avs", "avss")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-        config = "tests/tiny_run.py:prepared,ssp"
-        undisturbed = Run(folder / "undisturbed", config=config)
+        # Steps enough to lose some between two evaluations.
+        long = [f"--config.{s}.{key}" for s in stages for key in ("steps=12", "eval_every=6")]
+        made = {"config": "tests/tiny_run.py:prepared,ssp", "arguments": long}
+        made["processes"] = _PROCESSES.value
+        undisturbed = Run(folder / "undisturbed", **made)
         undisturbed.finish()
-        rng, hit, wrong, runs = random.Random(_SEED.value), Counter(), [], 0
+        rng, wrong, runs, missed, kills = random.Random(_SEED.value), [], 0, Counter(), 0
+        hit: dict[str, list[tuple[str, int]]] = {name: [] for name in _SIGNALS.value}
         todo = list(chosen(moments(stages), _KILLS.value, rng))
-        kills, missed = 0, Counter()
         while todo:
-            run = Run(folder / f"run{runs}", config=config)
+            run, ended = Run(folder / f"run{runs}", **made), []
             runs += 1
             while todo:
-                terminate = _TERM.value and kills % _TERM.value == _TERM.value - 1
-                number = signal.SIGTERM if terminate else signal.SIGKILL
-                if not kill_at(run, todo[0], rng, number):
+                name = _SIGNALS.value[kills % len(_SIGNALS.value)]
+                if not kill_at(run, todo[0], rng, getattr(signal, name)):
                     missed[todo[0].name] += 1  # passed already, or too short
                     if missed[todo[0].name] == 3:
                         todo.pop(0)
                     break
-                hit[todo[0].name, number] += 1
+                ended.append((name, todo.pop(0).name))
                 kills += 1
-                print(f"{kills}: {number.name} {todo.pop(0).name}", flush=True)
+                print(f"{kills}: {ended[-1]}", flush=True)
             run.finish()
+            for (name, moment), lost in zip(
+                ended, steps_lost((run.folder / "log").read_text()), strict=False
+            ):
+                hit[name].append((moment, lost))
             found = differences(undisturbed, run, stages)
             wrong += found
             print(f"{run.folder}: {len(found)} differences {found[:5]}", flush=True)
-    print("\n| killed while | kill -9 | SIGTERM |\n|---|---|---|")
-    for name in dict.fromkeys(name for name, _ in hit):
-        print(f"| {name} | {hit[name, signal.SIGKILL]} | {hit[name, signal.SIGTERM]} |")
+    _print_tables(hit)
     print(f"\nnot hit: {dict(missed)}")
     print(f"{kills} kills of {runs} runs; differences from the undisturbed one: {len(wrong)}")
     sys.exit(bool(wrong))
+
+
+def _print_tables(hit: dict[str, list[tuple[str, int]]]) -> None:
+    print("\n| signal | times | with steps lost | steps lost | at most |\n|---|---|---|---|---|")
+    for name, ends in hit.items():
+        lost = [steps for _, steps in ends] or [0]
+        some = sum(steps > 0 for steps in lost)
+        print(f"| {name} | {len(ends)} | {some} | {sum(lost)} | {max(lost)} |")
+    print(f"\n| while | {' | '.join(hit)} |\n|---|{'---|' * len(hit)}")
+    counts = {name: Counter(moment for moment, _ in ends) for name, ends in hit.items()}
+    for moment in dict.fromkeys(moment for ends in hit.values() for moment, _ in ends):
+        print(f"| {moment} | {' | '.join(str(count[moment]) for count in counts.values())} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run in small, to be stopped at any moment: `main(FOLDER[, NUMBER, PORT])`, see test_stopping.py.
+"""A run in small, stopped at any moment by test_stopping.py: `main(FOLDER[, NUMBER, PORT])`.
 
 Builds data, trains two stages on a model of one matrix, scores; through the project's own loop,
 checkpoints and handling of signals, alone or as process NUMBER of two. Prints what it begins.
