@@ -67,8 +67,10 @@ class Runs:
           Exit statuses and the log of the first process.
         """
         running, log = self.start(), self.logs[0]
-        sign = " step " if moment == "step" else f"begins {moment}"
-        while log.read_text().count(sign) < nth and self.server.poll(running[0]) is None:
+        sign = r"avss? step \d+/" if moment == "step" else f"begins {moment}"
+        while len(re.findall(sign, log.read_text())) < nth:
+            if self.server.poll(running[0]) is not None:
+                break
             time.sleep(0.002)
         time.sleep(delay)
         if self.server.poll(running[which]) is None:
@@ -119,7 +121,7 @@ def said(log):
 def check(statuses, log, name, following):
     """The stopped process said so, with its status, and the log of the next start agrees."""
     if set(statuses) == {0}:
-        assert "finished" in log
+        assert "came to the end" in log
         return 0
     expected = 130 if name == "SIGINT" else 75
     assert statuses[0] in (expected, 75), log
@@ -146,7 +148,7 @@ def chain(server, folder, name, processes, moments, rng):
         delay, which = rng.uniform(0, MOMENTS[moment]), rng.randrange(processes)
         statuses, log = runs.stop_at(moment, nth, name, delay, which)
         stopped.append((statuses, log))
-        if "finished" in log:  # came to its end before
+        if "came to the end" in log:  # came to its end before
             break
     following = [log for _, log in stopped[1:]] + [runs.finish()]
     for (statuses, log), after in zip(stopped, following, strict=True):
