@@ -107,7 +107,8 @@ class AVBatch:
 def normalised_frames(frames: UInt8[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
     """As float32 with ImageNet mean and deviation (method 3.5)."""
     scaled = frames.astype(jnp.float32) / 255.0
-    return (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    mean, deviation = (jnp.array(x)[None, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (scaled - mean) / deviation
 
 
 def fake_batch(

@@ -73,7 +73,7 @@ class Checkpoints:
         Raises:
           UserError: this, or what was still being written, cannot be written.
         """
-        step = int(state.step)
+        step = state.number
         self.wait()  # of the best too: it must be there before the checkpoint that counts on it
         if step in self._last.all_steps():
             self._remove(self._last, step, "deleted")

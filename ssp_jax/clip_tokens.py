@@ -152,4 +152,4 @@ def make_encoder(weights: Path) -> Encoder:
         tokens, _ = nnx.merge(graphdef, params)(clip_input(frames, model.image_size))
         return tokens[:, 1:].reshape(len(frames), side, side, -1).astype("float16")
 
-    return lambda frames: np.asarray(encode(params, frames))
+    return lambda frames: jax.device_get(encode(params, jax.device_put(frames)))

@@ -23,7 +23,7 @@ from ssp_jax.run_folder import check_workdir
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import phase_step
 from ssp_jax.summary import parameter_table
-from ssp_jax.train_state import path_name
+from ssp_jax.train_state import path_name, seed_key
 from ssp_jax.train_step import step_cost
 from tfds_builders.facts import DatasetFacts
 from tfds_builders.prepare import GENERATED
@@ -132,7 +132,7 @@ def _phase_line(stage: Stage, phase: Phase) -> str:
     inputs = (
         phase.states.shapes,
         batch_shapes(stage, phase),
-        jax.eval_shape(lambda: jax.random.key(0)),
+        jax.eval_shape(lambda: seed_key(0)),
         0,
     )
     compiled = phase_step(stage, phase).lower(*inputs).compile()

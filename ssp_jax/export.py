@@ -62,7 +62,7 @@ def export_run(run: Path, out: Path) -> dict[str, Any]:
     final, _ = list(stages.values())[-1]
     example = _example(list(stages.values()))
     weights = {
-        f"{name}/{path_name(path)}": np.asarray(leaf)
+        f"{name}/{path_name(path)}": jax.device_get(leaf)
         for name, (_, params) in stages.items()
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
@@ -156,7 +156,8 @@ def _check(
     and share of pixels of another class."""
     function = jax.export.deserialize((folder / FUNCTION).read_bytes())
     with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
-        labels, scores = jax.device_get(jax.jit(function.call)(dict(weights), inputs))
+        given = jax.device_put((dict(weights), inputs))
+        labels, scores = jax.device_get(jax.jit(function.call)(*given))
     reference = None
     final = list(stages.values())[-1][0]
     for stage, params in stages.values():
@@ -165,8 +166,8 @@ def _check(
         predict = stage.predict if stage is final else stage.make_predict(final.spec.label_size)
         batch = stage.put(_batch(stage, repeated, reference, np))
         expected = predict(params, batch)
-        reference = None if stage is final else np.asarray(soft_masks(expected))
-    expected = np.asarray(expected)[:: stage.mesh.size]
+        reference = None if stage is final else jax.device_get(soft_masks(expected))
+    expected = jax.device_get(expected)[:: stage.mesh.size]
     difference = float(np.abs(scores - expected).mean())
     other = float((labels != expected.argmax(1)).mean())
     most = _TOLERANCE[final.config.dtype]

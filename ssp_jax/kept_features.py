@@ -264,4 +264,4 @@ def _make_encoder(graphdef: nnx.GraphDef, weights: Mapping, dtype: str, kept_in:
             [one.reshape(len(frames), -1).astype(kept_in) for one in maps], axis=1
         )
 
-    return lambda frames: np.asarray(encode(weights, jax.device_put(frames, split)))
+    return lambda frames: jax.device_get(encode(weights, jax.device_put(frames, split)))

@@ -103,7 +103,7 @@ def binary_frame_stats(
     # reaches none, as it would in score >= threshold.
     nearest = jnp.clip(jnp.round(score * (_NUM_THRESHOLDS - 1)), 0, _NUM_THRESHOLDS - 1)
     nearest = jnp.where(jnp.isnan(score), 0, nearest).astype(jnp.int32)
-    reached = nearest + (score >= jnp.asarray(THRESHOLDS)[nearest])
+    reached = nearest + (score >= jnp.asarray(THRESHOLDS)[nearest]).astype(jnp.int32)
     histogram = joint_histogram(
         reached.reshape(num_frames, pixels),
         inside.reshape(num_frames, pixels),

@@ -10,6 +10,7 @@ import optax.contrib
 from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
+from ssp_jax.models.promotion import promoting
 from ssp_jax.train_state import path_name
 
 # Of Muon's Newton-Schulz iterations, Jordan's five times: as a table they are one loop, not five
@@ -114,5 +115,6 @@ def make_optimizer(
         {name: transform(name) for name in sorted(set(labels.values()))}, labels
     )
     if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups), schedule
-    return groups, schedule
+        groups = optax.chain(optax.clip_by_global_norm(config.clip_norm), groups)
+    # Optax takes whole steps to be numbers like any other, which JAX's strict mode would refuse.
+    return groups._replace(update=promoting(groups.update)), promoting(schedule)

@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
 from ssp_jax.optim import make_optimizer, trained_names
-from ssp_jax.train_state import StateMaker, split_trained, state_maker
+from ssp_jax.train_state import StateMaker, seed_key, split_trained, state_maker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +111,15 @@ def make_phases(config: ConfigDict, name: str, init, mesh: Mesh) -> list[Phase]:
     Raises:
       UserError: see `plan_phases`, `trained_names`, `make_optimizer`.
     """
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(init, seed_key(0))
     phases = []
     for plan in plan_phases(config, name):
         trained = trained_names(plan.optim, shapes)
         leaves, _ = split_trained(shapes, trained)
         tx, schedule = make_optimizer(plan.optim, leaves, plan.end - plan.start)
 
-        def learning_rate(step: int, schedule=schedule, start=plan.start) -> float:
-            return float(schedule(step - start))
+        def learning_rate(step: int, schedule=jax.jit(schedule), start=plan.start) -> float:
+            return float(jax.device_get(schedule(jax.device_put(np.int32(step - start)))))
 
         states = state_maker(init, tx, trained, mesh)
         phases.append(Phase(plan, tx, learning_rate, trained, states))

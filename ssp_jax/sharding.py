@@ -93,10 +93,10 @@ def own_rows(placed: AVBatch, tree):
 
     def rows(array: jax.Array) -> np.ndarray:
         if array.is_fully_addressable:
-            return np.asarray(array)
+            return jax.device_get(array)
         split = jax.device_put(array, placed.valid.sharding)
         shards = sorted(split.addressable_shards, key=lambda shard: shard.index[0].start)
-        return np.concatenate([np.asarray(shard.data) for shard in shards])
+        return np.concatenate(jax.device_get([shard.data for shard in shards]))
 
     return jax.tree.map(rows, tree)
 
@@ -105,4 +105,4 @@ def all_rows(placed: AVBatch, tree):
     """The frames of all processes; each has to ask."""
     if not placed.valid.is_fully_addressable:
         tree = jax.device_put(tree, replicated(placed.valid.sharding.mesh))
-    return jax.tree.map(np.asarray, tree)
+    return jax.device_get(tree)

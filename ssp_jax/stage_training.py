@@ -21,7 +21,7 @@ from ssp_jax.phases import Phase
 from ssp_jax.stage import Stage
 from ssp_jax.trackers import Trackers
 from ssp_jax.train import Loop, Progress
-from ssp_jax.train_state import StateMaker, TrainState
+from ssp_jax.train_state import StateMaker, TrainState, seed_key
 from ssp_jax.train_step import Loss, compile_once, make_train_step
 from ssp_jax.writers import MetricsWriter
 
@@ -34,17 +34,16 @@ def train_stage(stage: Stage) -> dict:
         restored = checkpoints.restore(functools.partial(_states_at, stage))
         state, saved = restored or (_new_state(stage), {"next_batch": 0})
         progress = Progress(**saved.get("loop", {}))
-        checkpoints.go_on_from(int(state.step) if restored else -1)
+        checkpoints.go_on_from(state.number if restored else -1)
+        if state.number < stage.phases[-1].plan.end or not progress.evaluated:
+            verb = "going on" if restored else "begins"
+            _LOG.info("%s: %s at step %d", stage.name, verb, state.number)
         for phase in stage.phases:
             start, end = phase.plan.start, phase.plan.end
-            if int(state.step) >= end and progress.evaluated:
+            if state.number >= end and progress.evaluated:
                 continue
-            if int(state.step) == start > 0 and progress.evaluated:
+            if state.number == start > 0 and progress.evaluated:
                 state = phase.states.restart(state.step, _best(stage, checkpoints, state.params))
-            elif restored:
-                _LOG.info("%s: going on at step %d", stage.name, int(state.step))
-            else:
-                _LOG.info("%s: begins at step 0", stage.name)
             with training_batches(stage, _kept_features(stage, phase, state.params)) as batches:
                 batches.set_state(saved)
                 state = _run_phase(stage, phase, state, progress, batches, checkpoints)
@@ -96,9 +95,9 @@ def _run_phase(
         checkpoints=checkpoints,
         writer=MetricsWriter(
             stage.folder,
-            resume_step=int(state.step),
+            resume_step=state.number,
             evaluated=progress.evaluated,
-            trackers=Trackers(config, stage.folder, int(state.step)),
+            trackers=Trackers(config, stage.folder, state.number),
         ),
         dump=Dump(
             stage.folder / "not_finite",
@@ -209,9 +208,11 @@ def training_batches(stage: Stage, features: FeatureStore | None = None) -> Batc
 
 def _new_state(stage: Stage) -> TrainState:
     """From given weights, else from scratch."""
-    states, key = stage.phases[0].states, jax.random.key(stage.config.seed)
+    states, key = stage.phases[0].states, seed_key(stage.config.seed)
     params = given_params(stage.config, stage.name, stage.folder, states, key)
-    return states.new(key) if params is None else states.restart(np.int32(0), params)
+    return (
+        states.new(key) if params is None else states.restart(jax.device_put(np.int32(0)), params)
+    )
 
 
 def _best(stage: Stage, checkpoints: Checkpoints, params: dict) -> dict:

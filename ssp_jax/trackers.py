@@ -99,9 +99,9 @@ class TensorBoard:
     """Events in the stage's folder `events`."""
 
     def __init__(self, config: ConfigDict, folder: Path, resume_step: int):
-        """Steps after `resume_step` of an earlier start will be shown no more."""
+        """What an earlier start told of `resume_step` and later ones will be shown no more."""
         del config
-        self._events = SummaryWriter(str(folder / "events"), purge_step=resume_step or None)
+        self._events = SummaryWriter(str(folder / "events"), purge_step=resume_step)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """See `Tracker`."""

@@ -21,7 +21,7 @@ from ssp_jax.batch import AVBatch
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
 from ssp_jax.not_finite import Dump, bad_parts, numbers_of
-from ssp_jax.train_state import TrainState
+from ssp_jax.train_state import TrainState, seed_key
 from ssp_jax.writers import MetricsWriter
 
 _LOG = logging.getLogger(__name__)
@@ -86,8 +86,9 @@ class Loop:
           UserError: a step is not finite, or a checkpoint cannot be written.
           Preempted: a signal came; the state of the last step is saved.
         """
-        key = jax.random.key(self.seed)
-        start = step = int(state.step)
+        start = step = state.number
+        # All that a step is given lies on its devices already: nothing has to be sent there for it.
+        key, number = jax.device_put((seed_key(self.seed), np.int32(step)), state.step.sharding)
         clock, fresh = Clock(start, self.total_steps), []
         if self.eval_first and start == 0 and self.evaluate is not None:
             self._evaluate(start, state.params)
@@ -129,8 +130,8 @@ class Loop:
                         self._collect(fresh, state, progress)
                         self._save(state, progress, evaluated=True)
                     raise
-                state, scalars = self.train_step(state, self.put(batch), key, step)
-                step += 1
+                state, scalars = self.train_step(state, self.put(batch), key, number)
+                step, number = step + 1, _next(number)
                 fresh.append((step, before, scalars))
                 if step == start + 1:  # until here there is nothing to save
                     stack.enter_context(preemption.held_back())
@@ -224,6 +225,11 @@ class Loop:
             "%s step %d/%d  loss %.3f  lr %.1e  %.2f steps/s  %s left",
             *(self.name, step, self.total_steps, means["loss"], means["lr"], rate, left),
         )
+
+
+@jax.jit
+def _next(number: jax.Array) -> jax.Array:
+    return number + 1
 
 
 class Clock:

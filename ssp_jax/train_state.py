@@ -1,6 +1,7 @@
 """What training changes: step, parameters, optimiser state; born on its devices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,20 @@ class TrainState:
     step: jax.Array
     params: dict[str, Any]
     opt_state: Any
+
+    @property
+    def number(self) -> int:
+        """The step as a number of the host, which waits for it."""
+        return int(jax.device_get(self.step))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def seed_key(seed: int) -> jax.Array:
+    """Return `jax.random.key(seed)`, of a program that knows the seed.
+
+    By itself JAX would send the number to the device, which its transfer guard may forbid.
+    """
+    return jax.random.key(seed)
 
 
 class KeySequence:
@@ -52,7 +67,7 @@ def split_model(make_model) -> tuple[nnx.GraphDef, Any]:
       ValueError: the module has other state, which the trainer would lose.
     """
     graphdef, _, rest = nnx.split(
-        nnx.eval_shape(lambda: make_model(KeySequence(jax.random.key(0)))), nnx.Param, ...
+        nnx.eval_shape(lambda: make_model(KeySequence(seed_key(0)))), nnx.Param, ...
     )
     if jax.tree.leaves(rest):
         raise ValueError(f"the model has state that is not nnx.Param: {rest}")
@@ -103,7 +118,7 @@ def state_maker(
         places, _ = split_trained(shardings.params, wanted)
         return jax.jit(lambda key: split_trained(init(key), wanted)[0], out_shardings=places)(key)
 
-    shapes = jax.eval_shape(new, jax.random.key(0))
+    shapes = jax.eval_shape(new, seed_key(0))
     shardings = state_sharding(mesh, shapes)
     return StateMaker(
         jax.jit(new, out_shardings=shardings),

@@ -13,7 +13,7 @@ class MetricsWriter:
     """Appends scalars to `metrics.jsonl` in a folder, and tells the trackers; process 0 does.
 
     A resumed run first drops the lines of steps that it will do again, so that the file holds
-    each step once.
+    each step once; at step 0 that is all of them. Trackers are told the step's other lines anew.
     """
 
     def __init__(
@@ -36,12 +36,20 @@ class MetricsWriter:
         if self._path.exists():
             if not self._path.is_file():
                 raise UserError(f"{self._path}: expected a file; move away what is there")
-            last = resume_step, resume_step if evaluated else resume_step - 1
+            last = resume_step or -1
+            lasts = last, last if evaluated else last - 1
             lines = self._path.read_text(errors="replace").splitlines()
-            kept = [line for line in lines if _is_kept(line, *last)]
+            kept = [line for line in lines if _is_kept(line, *lasts)]
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(self._path)
+            self._tell_again(resume_step, kept)
+
+    def _tell_again(self, step: int, lines: list[str]) -> None:
+        for numbers in map(json.loads, lines):
+            if self._trackers is not None and numbers.pop("step") == step:
+                told = {k: math.nan if v is None else v for k, v in numbers.items()}
+                self._trackers.write(step, told)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add one line {"step": step, name: value, ...}; not-a-number becomes null."""

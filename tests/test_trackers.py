@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import logging
+import struct
 import sys
 import types
 
 import pytest
 from ml_collections import ConfigDict
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ssp_jax.errors import UserError
 from ssp_jax.trackers import Trackers, tracker_names
@@ -73,6 +75,52 @@ def test_a_run_that_goes_on_is_the_same_run_there(service, tmp_path):
     assert list((folder / "events").iterdir())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 1, 2]
+
+
+def shown(folder):
+    """[(step, name, value)] of the events in a folder, as TensorBoard shows them.
+
+    Where a writer says that it starts at a step, TensorBoard forgets what it has of that step and
+    later ones (its `EventAccumulator`).
+    """
+    points = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])  # between checksums of four bytes
+            data = data[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                points = [point for point in points if point[0] < event.step]
+            points += [(event.step, x.tag, x.simple_value) for x in event.summary.value]
+    return points
+
+
+@pytest.mark.parametrize(("resumed", "evaluated"), [(0, True), (2, True), (2, False), (3, True)])
+def test_tensorboard_shows_what_metrics_jsonl_holds(tmp_path, resumed, evaluated, monkeypatch):
+    def train(start, evaluated=True):
+        # The seconds of their beginning order the files.
+        monkeypatch.setattr("time.time", lambda: 1000.0 + len(list(tmp_path.glob("events/*"))))
+        config = ConfigDict({"trackers": "tensorboard", "seed": 3})
+        trackers = Trackers(config, tmp_path, start)
+        ours = MetricsWriter(tmp_path, resume_step=start, evaluated=evaluated, trackers=trackers)
+        if not start or not evaluated:
+            ours.write(start, {"val/miou": 0.5})
+        for step in range(start + 1, 5):
+            ours.write(step, {"loss": float(step)})
+            ours.write(step, {"val/miou": 0.5 + step})
+        ours.close()
+
+    train(0)
+    train(resumed, evaluated)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    held = [(x["step"], *item) for x in lines for item in x.items() if item[0] != "step"]
+    expected = [(0, "val/miou", 0.5)]
+    for step in range(1, 5):
+        again = 0.5 if (step, evaluated) == (resumed, False) else 0.5 + step
+        expected += [(step, "loss", float(step)), (step, "val/miou", again)]
+    assert held == expected
+    assert shown(tmp_path / "events") == expected
 
 
 def test_a_tracker_that_fails_is_left_out_and_told_once(service, tmp_path, caplog):

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
@@ -24,9 +25,12 @@ def soft_masks(scores, rule: ScoreRule) -> UInt8[np.ndarray, "N h w"]:
     Args:
       scores: (background, object), N x 2 x h x w.
     """
-    score, foreground = map(np.asarray, object_score(scores, rule))
+    score, foreground = jax.device_get(_score(jax.device_put(scores), rule))
     rounded = np.rint(255 * score)
     return np.where(foreground, np.maximum(rounded, 128), np.minimum(rounded, 127)).astype(np.uint8)
+
+
+_score = jax.jit(object_score, static_argnums=1)
 
 
 def palette_picture(labels: Integer[np.ndarray, "h w"]) -> Image.Image:

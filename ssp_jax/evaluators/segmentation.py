@@ -66,11 +66,14 @@ class SegmentationEvaluator:
     def score_labels(self, prediction: np.ndarray, batch: AVBatch) -> BinaryState | SemanticState:
         """The state of one batch from predicted label maps (N, h, w), for trivial predictors."""
         if self.binary:
-            return self.score(jnp.asarray(binary_scores(prediction)), batch, batch)
-        counts = semantic_frame_stats(
-            prediction, batch.labels, batch.annotated, num_classes=self.num_classes
-        )
-        return SemanticState.from_stats(counts, batch.clip, batch.second)
+            prediction = binary_scores(prediction)
+        # Of the batch this is all that scoring reads.
+        scored = jax.device_put((prediction, batch.labels, batch.annotated))
+        if self.binary:
+            placed = dataclasses.replace(batch, labels=scored[1], annotated=scored[2])
+            return self.score(scored[0], placed, batch)
+        counts = semantic_frame_stats(*scored, num_classes=self.num_classes)
+        return SemanticState.from_stats(jax.device_get(counts), batch.clip, batch.second)
 
     def results(self, state: BinaryState | SemanticState) -> Iterator[tuple[str, float]]:
         """(name, value) of what the protocol reports, and the share of activated pixels; 0..1, of

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
@@ -80,7 +79,7 @@ def tiled_flow(
         batch = corners[start : start + batch_size]
         filled = batch + batch[-1:] * (batch_size - len(batch))
         tiles = [pair[:, y : y + tile[0], x : x + tile[1]] for y, x in filled]
-        flows = np.asarray(estimate(np.stack(tiles)))
+        flows = estimate(np.stack(tiles))
         for (y, x), flow in zip(batch, flows, strict=False):
             total[y : y + tile[0], x : x + tile[1]] += weight * flow
             weights[y : y + tile[0], x : x + tile[1]] += weight
@@ -115,7 +114,7 @@ def make_perceiver_flow(folder: Path, *, overlap: int = 20, batch_size: int = 1)
 
     def flow(first, second):
         return tiled_flow(
-            lambda pairs: apply(params, jnp.asarray(pairs)),
+            lambda pairs: jax.device_get(apply(params, jax.device_put(pairs))),
             first,
             second,
             tile=model.size,

@@ -137,7 +137,7 @@ def _mean_over(
     values: Float[Array, " N"], which: Bool[Array, " N"], total: Int[Array, ""] | None = None
 ) -> Float[Array, ""]:
     total = which.sum() if total is None else total
-    return jnp.where(which, values, 0.0).sum() / jnp.maximum(total, 1)
+    return jnp.where(which, values, 0.0).sum() / jnp.maximum(total, 1).astype(values.dtype)
 
 
 def _unit(x: Float[Array, "N C"]) -> Float[Array, "N C"]:

@@ -250,16 +250,16 @@ def _class_loss(
     logits = jnp.stack([layer["class_logits"] for layer in layers], axis=1).astype(jnp.float32)
     queries, no_object = logits.shape[2], logits.shape[3] - 1
     classes = jnp.take_along_axis(targets.class_labels[:, None], target, axis=-1)
-    chosen = (query[..., None] == jnp.arange(queries)) & matched[..., None]
+    chosen = (query[..., None] == jnp.arange(queries)[None, None, None]) & matched[..., None]
     aim = jnp.where(chosen.any(2), jnp.where(chosen, classes[..., None], 0).sum(2), no_object)
     log_probability = jax.nn.log_softmax(logits, axis=-1)
     entropy = -jnp.take_along_axis(log_probability, aim[..., None], axis=-1)[..., 0]
     weight = jnp.where(aim == no_object, no_object_weight, 1.0)
-    weight *= targets.annotated[:, None, None]
+    weight *= targets.annotated[:, None, None].astype(weight.dtype)
     # Every target has a query. Only a batch without any annotated frame has no weight at all; its
     # loss is 0.
-    unmatched = queries * totals.annotated - totals.targets
-    total = totals.targets + no_object_weight * unmatched
+    unmatched = (queries * totals.annotated - totals.targets).astype(jnp.float32)
+    total = totals.targets.astype(jnp.float32) + no_object_weight * unmatched
     return (weight * entropy).sum(axis=(0, 2)) / jnp.where(total > 0, total, 1.0)
 
 

@@ -79,7 +79,7 @@ def least(values: Float[Array, "*n C"], count: int) -> Int[Array, "*n count"]:
     room = count - below.sum(-1, keepdims=True)
     position = jnp.cumsum(below, -1) + jnp.minimum(jnp.cumsum(at, -1), room)
     find = jnp.vectorize(jnp.searchsorted, signature="(c),(k)->(k)")
-    return find(position, jnp.arange(1, count + 1))
+    return find(position, jnp.arange(1, count + 1)[(None,) * (position.ndim - 1)])
 
 
 def _corners(points: JaxArray, height: int, width: int) -> tuple[JaxArray, list[JaxArray], int]:

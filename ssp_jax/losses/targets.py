@@ -117,7 +117,7 @@ def targets_from_labels(
     max_targets = min(max_targets, num_classes)
     if num_classes == 2:
         labels = (labels > 0).astype(jnp.uint8)
-    area = _class_areas(labels, num_classes) * annotated[:, None]
+    area = _class_areas(labels, num_classes) * annotated[:, None].astype(jnp.int32)
     largest, classes = jax.lax.top_k(area, max_targets)
     present = largest > 0
     ascending = jnp.sort(jnp.where(present, classes, num_classes), axis=-1)

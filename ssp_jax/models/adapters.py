@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssp_jax.models.linear import Linear
+from ssp_jax.models.promotion import add
 
 trunc_normal = nnx.initializers.truncated_normal(0.02)
 
@@ -26,7 +27,7 @@ class Adapter(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
         adapted = self.up(jax.nn.relu(self.down(x)))
-        return x + adapted if self.residual else adapted
+        return add(x, adapted) if self.residual else adapted
 
 
 class ProjectionWithAdapter(nnx.Module):

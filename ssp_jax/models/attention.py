@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from ssp_jax.models.adapters import ProjectionWithAdapter
 from ssp_jax.models.linear import Linear
+from ssp_jax.models.promotion import promoted
 
 _BLOCKED = -1e30
 
@@ -28,9 +29,11 @@ def attend(
     Args:
       bias: broadcasts to the logits (*n, L, M).
     """
+    query, key, value = promoted(query, key, value)
     scaled = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("...ld,...md->...lm", scaled, key).astype(jnp.float32)
     if bias is not None:
+        bias = jnp.expand_dims(bias, range(logits.ndim - bias.ndim)).astype(logits.dtype)
         logits = logits + bias
     shares = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = shares.sum(-1, keepdims=True)

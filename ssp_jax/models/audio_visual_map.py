@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from ssp_jax.models.promotion import PlainLinear, add, promoted
+
 
 class AudioVisualMap(nnx.Module):
     """Cosine of every pixel with the sound of its frame, scaled: logits of a sounding map.
@@ -15,8 +17,8 @@ class AudioVisualMap(nnx.Module):
     """
 
     def __init__(self, hidden: int, channels: int, *, rngs: nnx.Rngs):
-        self.pixels = nnx.Linear(hidden, channels, rngs=rngs)
-        self.sound = nnx.Linear(hidden, channels, rngs=rngs)
+        self.pixels = PlainLinear(hidden, channels, rngs=rngs)
+        self.sound = PlainLinear(hidden, channels, rngs=rngs)
         self.log_scale = nnx.Param(jnp.full((), jnp.log(10.0)))
         self.bias = nnx.Param(jnp.full((), -2.0))
 
@@ -36,10 +38,13 @@ class AudioVisualMap(nnx.Module):
           `named` (N, h, w); 'logits' (N, h, w) = scale * cosine + bias.
         """
         pixels, sound = _unit(self.pixels(pixel_features)), _unit(self.sound(audio_embedding))
-        scale, bias = jnp.exp(self.log_scale[...]), self.bias[...]
+        pixels, sound = promoted(pixels, sound)
+        scale, bias = (
+            x.astype(pixels.dtype) for x in (jnp.exp(self.log_scale[...]), self.bias[...])
+        )
         if named is not None:
-            bias = bias + named
-        logits = scale * jnp.einsum("nhwd,nd->nhw", pixels, sound) + bias
+            bias = add(bias, named)
+        logits = add(scale * jnp.einsum("nhwd,nd->nhw", pixels, sound), bias)
         return {"pixels": pixels, "sound": sound, "scale": scale, "bias": bias, "logits": logits}
 
 
@@ -55,8 +60,8 @@ class TextVisualMap(nnx.Module):
     """
 
     def __init__(self, hidden: int, text_width: int, channels: int, *, rngs: nnx.Rngs):
-        self.pixels = nnx.Linear(hidden, channels, rngs=rngs)
-        self.words = nnx.Linear(text_width, channels, rngs=rngs)
+        self.pixels = PlainLinear(hidden, channels, rngs=rngs)
+        self.words = PlainLinear(text_width, channels, rngs=rngs)
         self.log_scale = nnx.Param(jnp.full((), jnp.log(10.0)))
         # With words that mean nothing yet, the sum over some five of them then adds about zero.
         self.bias = nnx.Param(jnp.full((), -2.0))
@@ -69,12 +74,13 @@ class TextVisualMap(nnx.Module):
     ) -> Float[Array, "N h w"]:
         """bias + logsumexp(scale * cosine) over the words that count; 0 where a clip has none."""
         pixels, words = _unit(self.pixels(pixel_features)), _unit(self.words(words))
-        cosines = jnp.einsum("nhwd,nld->nhwl", pixels, words)
-        scaled = jnp.exp(self.log_scale[...]) * cosines
+        cosines = jnp.einsum("nhwd,nld->nhwl", *promoted(pixels, words))
+        scaled = jnp.exp(self.log_scale[...]).astype(cosines.dtype) * cosines
         some = counted.any(1)
         # A clip without words sums over all of them, so that no gradient is NaN.
         counted = counted | ~some[:, None]
-        logits = self.bias[...] + jax.nn.logsumexp(scaled, axis=-1, where=counted[:, None, None])
+        named = jax.nn.logsumexp(scaled, axis=-1, where=counted[:, None, None])
+        logits = self.bias[...].astype(named.dtype) + named
         return jnp.where(some[:, None, None], logits, 0)
 
 

@@ -8,6 +8,7 @@ from ssp_jax.models.activations import GELUS, gelu
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
 from ssp_jax.models.attention import Attention, xavier_uniform
 from ssp_jax.models.linear import Linear
+from ssp_jax.models.promotion import LayerNorm, add, promoted
 
 _EPSILON = 1e-12
 
@@ -28,13 +29,13 @@ class FeedForward(nnx.Module):
         self.gelu, self.adapted = gelu, adapter
         self.input = Linear(channels, ffn, kernel_init=trunc_normal, rngs=rngs)
         self.output = Linear(ffn, channels, kernel_init=trunc_normal, rngs=rngs)
-        self.norm = nnx.LayerNorm(channels, epsilon=_EPSILON, rngs=rngs)
+        self.norm = LayerNorm(channels, epsilon=_EPSILON, rngs=rngs)
         if adapter:
             self.adapter = Adapter(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "N L D"]) -> Float[Array, "N L D"]:
         hidden = self.output(gelu(self.input(x), self.gelu))
-        return self.norm(x + (self.adapter(hidden) if self.adapted else hidden))
+        return self.norm(add(x, self.adapter(hidden) if self.adapted else hidden))
 
 
 class BertLayer(nnx.Module):
@@ -57,12 +58,12 @@ class BertLayer(nnx.Module):
     ):
         self.crossing, self.adapted = cross_width is not None, adapters
         self.attention = Attention(channels, heads, rngs=rngs)
-        self.attention_norm = nnx.LayerNorm(channels, epsilon=_EPSILON, rngs=rngs)
+        self.attention_norm = LayerNorm(channels, epsilon=_EPSILON, rngs=rngs)
         if adapters:
             self.attention_adapter = Adapter(channels, rngs=rngs)
         if self.crossing:
             self.cross_attention = CrossAttention(channels, cross_width, heads, rngs=rngs)
-            self.cross_norm = nnx.LayerNorm(channels, epsilon=_EPSILON, rngs=rngs)
+            self.cross_norm = LayerNorm(channels, epsilon=_EPSILON, rngs=rngs)
         self.ffn = FeedForward(channels, ffn, gelu=gelu, adapter=adapters, rngs=rngs)
         if queries:
             self.query_ffn = FeedForward(channels, ffn, gelu=gelu, adapter=adapters, rngs=rngs)
@@ -79,14 +80,14 @@ class BertLayer(nnx.Module):
         attended = self.attention(x, x, x, blocked)
         if self.adapted:
             attended = self.attention_adapter(attended)
-        x = self.attention_norm(x + attended)
+        x = self.attention_norm(add(x, attended))
         if not num_queries:
             return self.ffn(x)
         queries, text = x[:, :num_queries], x[:, num_queries:]
         if self.crossing and cross is not None:
             attended = self.cross_attention(queries, cross, cross, cross_blocked)
-            queries = self.cross_norm(queries + attended)
-        return jnp.concatenate([self.query_ffn(queries), self.ffn(text)], axis=1)
+            queries = self.cross_norm(add(queries, attended))
+        return jnp.concatenate(promoted(self.query_ffn(queries), self.ffn(text)), axis=1)
 
 
 class Bert(nnx.Module):
@@ -144,7 +145,7 @@ class Bert(nnx.Module):
         self.position_embedding = table(max_length)
         if token_types:
             self.type_embedding = table(token_types)
-        self.embedding_norm = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
+        self.embedding_norm = LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
         if num_queries:
             self.query_embedding = table(num_queries)
         self.layers = nnx.List(
@@ -178,10 +179,10 @@ class Bert(nnx.Module):
         if types is not None and not self.token_types:
             raise ValueError("this model is built without token types")
         x = jnp.take(self.word_embedding[...], ids, axis=0)
-        x = x + self.position_embedding[...][: ids.shape[1]]
+        x = add(x, self.position_embedding[...][None, : ids.shape[1]])
         if self.token_types:
             types = jnp.zeros_like(ids) if types is None else types
-            x = x + jnp.take(self.type_embedding[...], types, axis=0)
+            x = add(x, jnp.take(self.type_embedding[...], types, axis=0))
         return self.embedding_norm(x)
 
     def embed_queries(self, batch: int) -> Float[Array, "N Q D"]:
@@ -262,7 +263,7 @@ class Bert(nnx.Module):
             tokens.append(self.embed_text(ids, types))
         num_queries = vectors.shape[1] if self.num_queries and vectors is not None else 0
         return self.encode(
-            jnp.concatenate(tokens, axis=1),
+            jnp.concatenate(promoted(*tokens), axis=1),
             mask,
             cross=cross,
             cross_mask=cross_mask,

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, UInt8
 from ssp_jax.models.adapters import apply_layer, trunc_normal
 from ssp_jax.models.attention import Attention
 from ssp_jax.models.linear import Linear
+from ssp_jax.models.promotion import LayerNorm, add, promoted
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,24 +25,25 @@ def clip_input(frames: UInt8[Array, "N H W 3"], size: int = 224) -> Float[Array,
     for rows in (height, size):
         levels = jax.image.resize(levels, (batch, rows, size, 3), "cubic")
         levels = jnp.clip(jnp.floor(levels + 0.5), 0.0, 255.0)
-    return (levels / 255.0 - jnp.array(CLIP_MEAN)) / jnp.array(CLIP_STD)
+    mean, deviation = (jnp.array(x)[None, None, None] for x in (CLIP_MEAN, CLIP_STD))
+    return (levels / 255.0 - mean) / deviation
 
 
 class ClipLayer(nnx.Module):
     """Self-attention and feed-forward network with CLIP's quick GELU, pre-norm."""
 
     def __init__(self, width: int, heads: int, ffn: int, *, rngs: nnx.Rngs):
-        self.attention_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+        self.attention_norm = LayerNorm(width, epsilon=1e-5, rngs=rngs)
         self.attention = Attention(width, heads, rngs=rngs)
-        self.ffn_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+        self.ffn_norm = LayerNorm(width, epsilon=1e-5, rngs=rngs)
         self.ffn_in = Linear(width, ffn, kernel_init=trunc_normal, rngs=rngs)
         self.ffn_out = Linear(ffn, width, kernel_init=trunc_normal, rngs=rngs)
 
     def __call__(self, x: Float[Array, "N L D"]) -> Float[Array, "N L D"]:
         normed = self.attention_norm(x)
-        x = x + self.attention(normed, normed, normed)
+        x = add(x, self.attention(normed, normed, normed))
         hidden = self.ffn_in(self.ffn_norm(x))
-        return x + self.ffn_out(hidden * jax.nn.sigmoid(1.702 * hidden))
+        return add(x, self.ffn_out(hidden * jax.nn.sigmoid(1.702 * hidden)))
 
 
 class ClipVision(nnx.Module):
@@ -81,9 +83,9 @@ class ClipVision(nnx.Module):
         self.position_embedding = nnx.Param(
             trunc_normal(rngs.params(), (tokens, width), jnp.float32)
         )
-        self.input_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+        self.input_norm = LayerNorm(width, epsilon=1e-5, rngs=rngs)
         self.layers = nnx.List(ClipLayer(width, heads, ffn, rngs=rngs) for _ in range(layers))
-        self.output_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+        self.output_norm = LayerNorm(width, epsilon=1e-5, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "N H W 3"]
@@ -108,7 +110,8 @@ class ClipVision(nnx.Module):
         x = images.reshape(batch, rows, patch, rows, patch, 3).transpose(0, 1, 3, 2, 4, 5)
         x = self.patch_embedding(x.reshape(batch, rows**2, 3 * patch**2))
         first = jnp.broadcast_to(self.class_embedding[...], (batch, 1, x.shape[-1]))
-        x = jnp.concatenate([first, x], axis=1) + self.position_embedding[...]
+        x = jnp.concatenate(promoted(first, x), axis=1)
+        x = add(x, self.position_embedding[...][None])
         x = self.input_norm(x)
         for layer in self.layers:
             x = apply_layer(layer, x, remat=self.remat)

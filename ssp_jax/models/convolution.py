@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ssp_jax.models.promotion import promoted
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -29,8 +31,10 @@ class Conv3x3(nnx.Conv):
         )
 
     def __call__(self, inputs: Float[Array, "N H W C"]) -> Float[Array, "N H W D"]:
-        outputs = _convolve(inputs, self.kernel[...])
-        return outputs if self.bias is None else outputs + self.bias[...]
+        if self.bias is None:
+            return _convolve(*promoted(inputs, self.kernel[...]))
+        inputs, kernel, bias = promoted(inputs, self.kernel[...], self.bias[...])
+        return _convolve(inputs, kernel) + bias[None, None, None]
 
 
 def _plain(inputs, kernel):

@@ -81,7 +81,7 @@ class DeformableAttention(nnx.Module):
     ) -> Float[Array, "N S C"]:
         """Tokens (levels one after the other) and their positions, added to the queries only."""
         batch, tokens, channels = x.shape
-        query = x + positions.astype(x.dtype)
+        query = x + positions[None].astype(x.dtype)
         grid = (self.heads, self.levels, self.points)
         # Places in pixels need more than bfloat16's eight bits.
         offsets = self.offsets(query).astype(jnp.float32).reshape(batch, tokens, *grid, 2)

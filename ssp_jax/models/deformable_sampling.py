@@ -43,10 +43,13 @@ def _corners(
       points: (x, y) in pixels of their level, 0 = centre of the first pixel. Pixels outside of
         the level count as zeros: their weight is 0.
     """
-    width = np.array([width for _, width in sizes], np.int32)[:, None]
-    height = np.array([height for height, _ in sizes], np.int32)[:, None]
-    start = np.cumsum([0] + [height * width for height, width in sizes[:-1]])
-    start = start.astype(np.int32)[:, None]
+
+    def of_levels(numbers):
+        return np.array(numbers, np.int32).reshape(*[1] * (points.ndim - 3), -1, 1)
+
+    width = of_levels([width for _, width in sizes])
+    height = of_levels([height for height, _ in sizes])
+    start = of_levels(np.cumsum([0] + [height * width for height, width in sizes[:-1]]))
     corner = jnp.floor(points)
     fraction = points - corner
     corner = corner.astype(jnp.int32)
@@ -85,8 +88,10 @@ def _maps(
     maps = []
     for level, (height, width) in enumerate(sizes):
         point = points[:, :, :, level]
-        in_row = jax.nn.relu(1 - jnp.abs(point[..., 0, None] - np.arange(width)))
-        in_column = jax.nn.relu(1 - jnp.abs(point[..., 1, None] - np.arange(height)))
+        in_row, in_column = (
+            jax.nn.relu(1 - jnp.abs(point[..., axis, None] - _pixels(size, point)))
+            for axis, size in ((0, width), (1, height))
+        )
         in_column *= weights[:, :, :, level, :, None]
         # Without the barrier XLA's CPU backend computes them anew for every pixel of the map.
         in_row, in_column = jax.lax.optimization_barrier((in_row, in_column))
@@ -96,6 +101,10 @@ def _maps(
         )
         maps.append(level_map.reshape(*level_map.shape[:3], height * width))
     return jax.lax.optimization_barrier(maps)
+
+
+def _pixels(size: int, like: Array) -> Float[np.ndarray, "..."]:
+    return np.arange(size, dtype=like.dtype).reshape(*[1] * (like.ndim - 1), size)
 
 
 def _split_levels(sizes: Sizes, values: Float[Array, "N heads S D"]) -> list[Array]:

@@ -3,6 +3,8 @@
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ssp_jax.models.promotion import promoting
+
 
 class Linear(nnx.Linear):
     """`nnx.Linear` that sees its input as a matrix of rows.
@@ -12,5 +14,5 @@ class Linear(nnx.Linear):
     """
 
     def __call__(self, inputs: Float[Array, "*batch C"]) -> Float[Array, "*batch D"]:
-        rows = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+        rows = promoting(super().__call__)(inputs.reshape(-1, inputs.shape[-1]))
         return rows.reshape(*inputs.shape[:-1], rows.shape[-1])

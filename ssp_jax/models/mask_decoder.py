@@ -11,6 +11,7 @@ from ssp_jax.models.adapters import apply_layer
 from ssp_jax.models.attention import Attention, xavier_uniform
 from ssp_jax.models.linear import Linear
 from ssp_jax.models.positions import sine_positions
+from ssp_jax.models.promotion import LayerNorm, add, promoted
 from ssp_jax.models.resize import resize_bilinear
 
 _LEVELS = 3
@@ -30,12 +31,12 @@ class MaskDecoderLayer(nnx.Module):
         self, channels: int, heads: int, ffn: int, *, decoder_adapter: str, rngs: nnx.Rngs
     ):
         self.cross_attention = Attention(channels, heads, rngs=rngs)
-        self.cross_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.cross_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.self_attention = Attention(channels, heads, decoder_adapter=decoder_adapter, rngs=rngs)
-        self.self_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.self_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.ffn_in = Linear(channels, ffn, kernel_init=xavier_uniform, rngs=rngs)
         self.ffn_out = Linear(ffn, channels, kernel_init=xavier_uniform, rngs=rngs)
-        self.ffn_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.ffn_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
 
     def __call__(
         self,
@@ -46,12 +47,12 @@ class MaskDecoderLayer(nnx.Module):
         blocked: Bool[Array, "N Q S"],
     ) -> Float[Array, "N Q C"]:
         attended = self.cross_attention(
-            x + query_positions, features + key_positions, features, blocked
+            add(x, query_positions[None]), add(features, key_positions), features, blocked
         )
-        x = self.cross_norm(x + attended)
-        placed = x + query_positions
-        x = self.self_norm(x + self.self_attention(placed, placed, x))
-        return self.ffn_norm(x + self.ffn_out(jax.nn.relu(self.ffn_in(x))))
+        x = self.cross_norm(add(x, attended))
+        placed = add(x, query_positions[None])
+        x = self.self_norm(add(x, self.self_attention(placed, placed, x)))
+        return self.ffn_norm(add(x, self.ffn_out(jax.nn.relu(self.ffn_in(x)))))
 
 
 def audio_queries(
@@ -64,8 +65,9 @@ def audio_queries(
         # has a gradient.
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
 
+    feature, embed, audio = promoted(feature, embed, audio)
     similarity = jnp.einsum("qc,nc->nq", unit(embed), unit(audio))
-    return feature + similarity[..., None] * audio[:, None]
+    return feature[None] + similarity[..., None] * audio[:, None]
 
 
 class MaskDecoder(nnx.Module):
@@ -115,7 +117,7 @@ class MaskDecoder(nnx.Module):
             MaskDecoderLayer(channels, heads, ffn, decoder_adapter=decoder_adapter, rngs=rngs)
             for _ in range(layers)
         )
-        self.norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.mask_head = nnx.List(
             Linear(channels, channels, kernel_init=head_init, rngs=rngs) for _ in range(3)
         )
@@ -139,7 +141,7 @@ class MaskDecoder(nnx.Module):
     ) -> Float[Array, "N S C"]:
         """The learned vector of every key: silent (<= 0.4), uncertain, sounding (>= 0.6)."""
         resized = resize_bilinear(prompt, size)
-        state = (resized > 0.4).astype(jnp.int32) + (resized >= 0.6)
+        state = (resized > 0.4).astype(jnp.int32) + (resized >= 0.6).astype(jnp.int32)
         embedding = self.prompt_embedding[...]
         one_hot = jax.nn.one_hot(state.reshape(state.shape[0], -1), 3, dtype=embedding.dtype)
         return one_hot @ embedding
@@ -149,8 +151,9 @@ class MaskDecoder(nnx.Module):
     ) -> Float[Array, "N S C"]:
         """What motion adds to every key: of two vectors, mixed where the mask is soft."""
         moves = resize_bilinear(flow_mask, size).reshape(flow_mask.shape[0], -1, 1)
-        still, moving, _ = self.flow_prompt_embedding[...]
-        return (still + moves * (moving - still)).astype(still.dtype)
+        still, moving, _ = self.flow_prompt_embedding[...][:, None, None]
+        moves, still, moving = promoted(moves, still, moving)
+        return (still + moves * (moving - still)).astype(self.flow_prompt_embedding.dtype)
 
     def __call__(
         self,
@@ -183,24 +186,28 @@ class MaskDecoder(nnx.Module):
         if self.mask_prompt != (mask_prompt is not None):
             state = "needs" if self.mask_prompt else "is built without"
             raise ValueError(f"this model {state} a mask prompt (constructor: mask_prompt)")
+        mask_features, _ = promoted(mask_features, self.query_feature[...])
         batch, channels = audio.shape
         sizes = [level.shape[1:3] for level in multi_scale]
         tokens, positions = [], []
         for index, level in enumerate(multi_scale):
-            tokens.append(level.reshape(batch, -1, channels) + self.level_embedding[...][index])
+            embedding = self.level_embedding[...][index][None, None]
+            tokens.append(add(level.reshape(batch, -1, channels), embedding))
             position = sine_positions(*sizes[index], channels).reshape(1, -1, channels)
             position = jnp.asarray(position, audio.dtype)
             if mask_prompt is not None:
-                position = position + self._prompt_positions(mask_prompt, sizes[index])
+                position = add(position, self._prompt_positions(mask_prompt, sizes[index]))
             if moves:
-                position = position + self._flow_positions(flow_mask, sizes[index])
+                position = add(position, self._flow_positions(flow_mask, sizes[index]))
             positions.append(position)
         if mask_prompt is not None:
             resized = resize_bilinear(mask_prompt, mask_features.shape[1:3])[..., None]
             mask_features = mask_features + resized.astype(mask_features.dtype)
         if moves:
             resized = resize_bilinear(flow_mask, mask_features.shape[1:3])[..., None]
-            added = resized * self.flow_prompt_embedding[...][2]
+            embedding = self.flow_prompt_embedding[...][2][None, None, None]
+            resized, embedding = promoted(resized, embedding)
+            added = resized * embedding
             mask_features = mask_features + added.astype(mask_features.dtype)
 
         query_positions = self.query_embedding[...]
@@ -243,4 +250,4 @@ def _masks(
     embedding = x
     for index, layer in enumerate(head):
         embedding = layer(jax.nn.relu(embedding) if index else embedding)
-    return jnp.einsum("nqc,nhwc->nqhw", embedding, mask_features)
+    return jnp.einsum("nqc,nhwc->nqhw", *promoted(embedding, mask_features))

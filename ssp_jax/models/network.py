@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 
 from ssp_jax.models.audio_visual_map import AudioVisualMap
+from ssp_jax.models.promotion import PlainLinear
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import SSP
 from ssp_jax.models.vggish import EMBEDDING
@@ -37,7 +38,7 @@ class TrainedNetwork(nnx.Module):
         arguments = SIZES[size] | dict(overrides or {})
         self.network = SSP(num_classes, num_queries, **arguments, rngs=rngs)
         if listen["sounds"]:
-            self.sound_classifier = nnx.Linear(EMBEDDING, max(num_sounds, 1), rngs=rngs)
+            self.sound_classifier = PlainLinear(EMBEDDING, max(num_sounds, 1), rngs=rngs)
         mapped = listen["map"] or listen["contrast"]
         if mapped and not arguments.get("audio_visual_map", False):
             self.audio_visual_map = AudioVisualMap(arguments["hidden"], COMMON_CHANNELS, rngs=rngs)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ssp_jax.models.activations import gelu
 from ssp_jax.models.adapters import trunc_normal
 from ssp_jax.models.linear import Linear
+from ssp_jax.models.promotion import LayerNorm, add, promoted
 
 _FRAMES, _PATCH = 2, 3  # a pixel's features: the 3 x 3 pixels around it, in both frames
 # The last layer's outputs are pixels * 5: DeepMind divides them by 100 inside of the decoder (all
@@ -28,6 +29,8 @@ def _attend(
     value: Float[Array, "N M heads D"],
 ) -> Float[Array, "N Q heads D"]:
     """Softmax attention, of so many queries at a time as `_LOGITS` allows."""
+
+    query, key, value = promoted(query, key, value)
 
     def rows(query):
         logits = jnp.einsum("nqhd,nmhd->nhqm", query * query.shape[-1] ** -0.5, key)
@@ -69,16 +72,16 @@ class PerceiverLayer(nnx.Module):
             raise ValueError(f"{inner} channels do not divide into {heads} heads")
         self.heads, self.residual = heads, residual
         self.attends_to_itself = source_channels is None
-        self.norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         if source_channels is None:
             source_channels = channels
         else:
-            self.source_norm = nnx.LayerNorm(source_channels, epsilon=1e-5, rngs=rngs)
+            self.source_norm = LayerNorm(source_channels, epsilon=1e-5, rngs=rngs)
         self.query = Linear(channels, inner, rngs=rngs)
         self.key = Linear(source_channels, inner, rngs=rngs)
         self.value = Linear(source_channels, inner, rngs=rngs)
         self.output = Linear(inner, channels, rngs=rngs)
-        self.mlp_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.mlp_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.mlp_in = Linear(channels, channels, rngs=rngs)
         self.mlp_out = Linear(channels, channels, rngs=rngs)
 
@@ -96,10 +99,10 @@ class PerceiverLayer(nnx.Module):
             split(self.query(normed)), split(self.key(source)), split(self.value(source))
         )
         attended = self.output(attended.reshape(*attended.shape[:-2], -1))
-        x = x + attended if self.residual else attended
+        x = add(x, attended) if self.residual else attended
         # The exact form, as transformers has it; DeepMind's code has the tanh form.
         hidden = gelu(self.mlp_in(self.mlp_norm(x)), "exact")
-        return x + self.mlp_out(hidden)
+        return add(x, self.mlp_out(hidden))
 
 
 def fourier_positions(length: int, bands: int) -> Float[np.ndarray, "length 1+2*bands"]:
@@ -190,7 +193,7 @@ class PerceiverFlow(nnx.Module):
         colours = self.patch_embedding(jnp.concatenate(patches, axis=-1))
         grid = _grid(self.size, self.bands)
         positions = jnp.broadcast_to(grid, (batch, *grid.shape))
-        x = jnp.concatenate([colours, positions], axis=-1)
+        x = jnp.concatenate(promoted(colours, positions), axis=-1)
         return x.reshape(batch, height * width, -1)
 
     def encode(self, pixels: Float[Array, "N P C"]) -> list[Float[Array, "N latents D"]]:

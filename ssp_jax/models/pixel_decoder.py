@@ -12,6 +12,7 @@ from ssp_jax.models.convolution import Conv3x3
 from ssp_jax.models.deformable_attention import DeformableAttention, Sizes
 from ssp_jax.models.linear import Linear
 from ssp_jax.models.positions import sine_positions
+from ssp_jax.models.promotion import GroupNorm, LayerNorm, add
 from ssp_jax.models.resize import resize_bilinear
 
 _GROUPS = 32
@@ -37,16 +38,16 @@ class PixelDecoderLayer(nnx.Module):
         self.attention = DeformableAttention(
             channels, heads, decoder_adapter=decoder_adapter, sampling=sampling, rngs=rngs
         )
-        self.attention_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.attention_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.ffn_in = Linear(channels, ffn, kernel_init=xavier_uniform, rngs=rngs)
         self.ffn_out = Linear(ffn, channels, kernel_init=xavier_uniform, rngs=rngs)
-        self.ffn_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.ffn_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "N S C"], positions: Float[Array, "S C"], sizes: Sizes
     ) -> Float[Array, "N S C"]:
-        x = self.attention_norm(x + self.attention(x, positions, sizes))
-        return self.ffn_norm(x + self.ffn_out(jax.nn.relu(self.ffn_in(x))))
+        x = self.attention_norm(add(x, self.attention(x, positions, sizes)))
+        return self.ffn_norm(add(x, self.ffn_out(jax.nn.relu(self.ffn_in(x)))))
 
 
 class PixelDecoder(nnx.Module):
@@ -79,7 +80,7 @@ class PixelDecoder(nnx.Module):
         self.remat = remat
 
         def group_norm():
-            return nnx.GroupNorm(channels, num_groups=_GROUPS, epsilon=1e-5, rngs=rngs)
+            return GroupNorm(channels, num_groups=_GROUPS, epsilon=1e-5, rngs=rngs)
 
         coarse_first = list(feature_channels)[:0:-1]
         self.input_projections = nnx.List(
@@ -118,8 +119,8 @@ class PixelDecoder(nnx.Module):
             x = self.input_norms[level](self.input_projections[level](feature))
             tokens.append(x.reshape(x.shape[0], -1, x.shape[-1]))
             position = jnp.asarray(sine_positions(*sizes[level], x.shape[-1]))
-            position = position.reshape(-1, x.shape[-1]) + self.level_embedding[...][level]
-            positions.append(position)
+            embedding = self.level_embedding[...][level][None]
+            positions.append(add(position.reshape(-1, x.shape[-1]), embedding))
         x, position = jnp.concatenate(tokens, axis=1), jnp.concatenate(positions)
         for layer in self.layers:
             x = apply_layer(layer, x, position, sizes=sizes, remat=self.remat)
@@ -129,6 +130,6 @@ class PixelDecoder(nnx.Module):
             maps.append(level.reshape(x.shape[0], height, width, -1))
             start += height * width
         fine = self.lateral_norm(self.lateral(features[0]))
-        fine += resize_bilinear(maps[-1], fine.shape[1:3], axes=(1, 2))
+        fine = add(fine, resize_bilinear(maps[-1], fine.shape[1:3], axes=(1, 2)))
         fine = jax.nn.relu(self.fusion_norm(self.fusion(fine)))
         return self.mask_projection(fine), maps

@@ -12,6 +12,7 @@ from ssp_jax.models.audio_visual_map import AudioVisualMap, TextVisualMap
 from ssp_jax.models.linear import Linear
 from ssp_jax.models.mask_decoder import MaskDecoder, head_init
 from ssp_jax.models.pixel_decoder import PixelDecoder
+from ssp_jax.models.promotion import add, promoted
 from ssp_jax.models.resize import resize_bilinear
 from ssp_jax.models.swin import Swin
 from ssp_jax.models.text_classes import TextClasses
@@ -283,7 +284,7 @@ class SSP(nnx.Module):
             mask_features, multi_scale = maps[0], maps[1:] or multi_scale
             more |= aligned
             if hasattr(self, "text_projection"):
-                audio = audio + self.text_projection(aligned["text"])
+                audio = add(audio, self.text_projection(aligned["text"]))
             words = self.vta.words(text_ids, text_types, text_mask)
             if hasattr(self, "text_visual_map"):
                 named = self.text_visual_map(mask_features, *words)
@@ -301,6 +302,7 @@ class SSP(nnx.Module):
                 reference = resize_bilinear(reference, size)
                 flow_mask = None if flow_mask is None else resize_bilinear(flow_mask, size)
                 own = jax.lax.stop_gradient(self._own_reference(inputs, more, flow_mask, said))
+                own, reference = promoted(own, reference)
                 reference = jnp.where(own_reference[:, None, None], own, reference)
             prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
         predictions, aux = self._decode(inputs, prompt, flow_mask, said)
@@ -340,7 +342,7 @@ def premask(
 ) -> Float[Array, "*n h w"]:
     """M_Pre (method 4.2): 1 where both masks are, 0.5 where one is, 0 elsewhere; for soft ones the
     mean, which is the same for masks of 0 and 1."""
-    return (flow_mask + reference) / 2
+    return add(flow_mask, reference) / 2
 
 
 def sounding_share(
@@ -349,7 +351,7 @@ def sounding_share(
     """Of each pixel's scores (`segmentation_map`) the share of all classes but the background."""
     masks, classes = jax.nn.sigmoid(mask_logits), jax.nn.softmax(class_logits, axis=-1)
     weights = jnp.stack([classes[..., 0], classes[..., 1:-1].sum(-1)], axis=-1)
-    silent, sounding = jnp.einsum("nqs,nqhw->snhw", weights, masks)
+    silent, sounding = jnp.einsum("nqs,nqhw->snhw", *promoted(weights, masks))
     return sounding / jnp.maximum(silent + sounding, 1e-12)
 
 
@@ -369,4 +371,4 @@ def segmentation_map(
     size = (size, size) if isinstance(size, int) else tuple(size)
     masks = jax.nn.sigmoid(resize_bilinear(mask_logits, image_size))
     classes = jax.nn.softmax(class_logits, axis=-1)[..., :-1]
-    return resize_bilinear(jnp.einsum("nqk,nqhw->nkhw", classes, masks), size)
+    return resize_bilinear(jnp.einsum("nqk,nqhw->nkhw", *promoted(classes, masks)), size)

@@ -12,6 +12,7 @@ from ssp_jax.models.activations import GELUS, gelu
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
 from ssp_jax.models.attention import attend
 from ssp_jax.models.linear import Linear
+from ssp_jax.models.promotion import LayerNorm, add
 
 _MLP_RATIO = 4
 _OTHER_REGION = -100.0  # added to the logits of pairs that only the cyclic shift made neighbours
@@ -64,7 +65,7 @@ class WindowAttention(nnx.Module):
         bias = self.position_bias[...][relative_index(self.window)]
         bias = bias.reshape(length, length, self.heads).transpose(2, 0, 1)
         if mask is not None:
-            bias = bias + mask[:, None]
+            bias = add(bias[None], mask[:, None])
         attended = attend(*qkv.transpose(3, 0, 1, 4, 2, 5), bias)
         attended = attended.transpose(0, 1, 3, 2, 4)
         return self.projection(attended.reshape(batch, windows, length, channels))
@@ -87,9 +88,9 @@ class SwinBlock(nnx.Module):
         self.window, self.shift, self.adapters = window, shift, adapters
         self.gelu = gelu
         inner = _MLP_RATIO * channels
-        self.attention_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.attention_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.attention = WindowAttention(channels, heads, window, rngs=rngs)
-        self.mlp_norm = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.mlp_norm = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.mlp_in = Linear(channels, inner, kernel_init=trunc_normal, rngs=rngs)
         self.mlp_out = Linear(inner, channels, kernel_init=trunc_normal, rngs=rngs)
         if adapters:
@@ -118,17 +119,17 @@ class SwinBlock(nnx.Module):
         return x[:, :height, :width]
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        x = x + self._attend(self.attention_norm(x))
+        x = add(x, self._attend(self.attention_norm(x)))
         hidden = gelu(self.mlp_in(self.mlp_norm(x)), self.gelu)
         hidden = self.mlp_out(hidden)
-        return x + (self.mlp_adapter(hidden) if self.adapters else hidden)
+        return add(x, self.mlp_adapter(hidden) if self.adapters else hidden)
 
 
 class PatchMerging(nnx.Module):
     """Halves a map: 2 x 2 neighbours are concatenated, normalised and projected to 2 C."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(4 * channels, epsilon=1e-5, rngs=rngs)
+        self.norm = LayerNorm(4 * channels, epsilon=1e-5, rngs=rngs)
         self.reduction = Linear(
             4 * channels, 2 * channels, use_bias=False, kernel_init=trunc_normal, rngs=rngs
         )
@@ -214,7 +215,7 @@ class Swin(nnx.Module):
         self.patch, self.remat = patch, remat
         self.channels = tuple(embed_dim * 2**stage for stage in range(len(depths)))
         self.patch_embedding = Linear(3 * patch**2, embed_dim, kernel_init=trunc_normal, rngs=rngs)
-        self.patch_norm = nnx.LayerNorm(embed_dim, epsilon=1e-5, rngs=rngs)
+        self.patch_norm = LayerNorm(embed_dim, epsilon=1e-5, rngs=rngs)
         self.stages = nnx.List(
             SwinStage(
                 channels, depth, heads, window=window, gelu=gelu, adapters=adapters, rngs=rngs
@@ -225,7 +226,7 @@ class Swin(nnx.Module):
             PatchMerging(channels, rngs=rngs) for channels in self.channels[:-1]
         )
         self.output_norms = nnx.List(
-            nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs) for channels in self.channels
+            LayerNorm(channels, epsilon=1e-5, rngs=rngs) for channels in self.channels
         )
 
     def __call__(self, frames: Float[Array, "N H W 3"]) -> list[Float[Array, "N h w C"]]:

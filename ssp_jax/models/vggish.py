@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssp_jax.models.convolution import Conv3x3
+from ssp_jax.models.promotion import PlainLinear
 
 _CONVOLUTIONS = ((64, True), (128, True), (256, False), (256, True), (512, False), (512, True))
 _DENSE = 4096
@@ -34,7 +35,7 @@ class VGGish(nnx.Module):
         )
         dense = [6 * 4 * channels[-1], int(_DENSE * width), int(_DENSE * width), EMBEDDING]
         self.dense = nnx.List(
-            nnx.Linear(source, target, kernel_init=he_normal, rngs=rngs)
+            PlainLinear(source, target, kernel_init=he_normal, rngs=rngs)
             for source, target in itertools.pairwise(dense)
         )
 

@@ -11,6 +11,7 @@ from ssp_jax.models.bert import Bert, CrossAttention
 from ssp_jax.models.linear import Linear
 from ssp_jax.models.mask_decoder import xavier_uniform
 from ssp_jax.models.positions import sine_positions
+from ssp_jax.models.promotion import LayerNorm, promoted
 from ssp_jax.models.resize import resize_bilinear
 
 VARIANTS = ("none", "joint", "qformer", "cross_attention")
@@ -69,9 +70,7 @@ class VTA(nnx.Module):
         self.align_1 = Linear(width, channels, kernel_init=zero, rngs=rngs)
         if variant != "cross_attention":
             self.align_2 = Linear(width, channels, kernel_init=zero, rngs=rngs)
-        self.norms = nnx.List(
-            nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs) for _ in range(num_maps)
-        )
+        self.norms = nnx.List(LayerNorm(channels, epsilon=1e-5, rngs=rngs) for _ in range(num_maps))
 
     def __call__(
         self,
@@ -89,7 +88,7 @@ class VTA(nnx.Module):
           ids, types, mask: the texts as a BERT pair, see `AVBatch`.
         """
         aligned = self._align(visual, ids, types, mask)
-        total = sum(grid for name, grid in aligned.items() if name != "text")
+        total = sum(promoted(*(grid for name, grid in aligned.items() if name != "text")))
         results = []
         for norm, features in zip(self.norms, maps, strict=True):
             if total.shape[1] > 1:
@@ -97,7 +96,10 @@ class VTA(nnx.Module):
             else:
                 added = total  # pooled: the same everywhere
             normed = norm(features + added.astype(features.dtype))
-            results.append(normed if self.norm == "all" else features + normed - norm(features))
+            if self.norm == "added":
+                features, normed, before = promoted(features, normed, norm(features))
+                normed = features + normed - before
+            results.append(normed)
         return results, aligned
 
     def words(
@@ -111,7 +113,7 @@ class VTA(nnx.Module):
     def _align(self, visual, ids, types, mask) -> dict[str, Float[Array, "N g k C"]]:
         batch, height, columns, width = visual.shape
         # Swin's features do not say where they are, and BERT's own positions are those of words.
-        visual = visual + jnp.asarray(sine_positions(height, columns, width), visual.dtype)
+        visual = visual + jnp.asarray(sine_positions(height, columns, width)[None], visual.dtype)
         if self.variant == "qformer":
             tokens = visual.reshape(batch, height * columns, -1)
             text = self.bert.embed_text(ids, types)
@@ -124,7 +126,7 @@ class VTA(nnx.Module):
                 ("align_1", self.align_1, tokens),
                 ("align_2", self.align_2, None),
             ):
-                both = jnp.concatenate([queries, text], axis=1)
+                both = jnp.concatenate(promoted(queries, text), axis=1)
                 both = self.bert.encode(both, mask, cross=cross, num_queries=NUM_QUERIES)
                 queries = both[:, :NUM_QUERIES]
                 aligned[name] = layer(queries.mean(1))[:, None, None]
@@ -142,7 +144,7 @@ class VTA(nnx.Module):
         texts, mask = mask, jnp.concatenate([jnp.ones(tokens.shape[:2], bool), mask], axis=1)
         aligned = {}
         for name, layer in (("align_1", self.align_1), ("align_2", self.align_2)):
-            both = self.bert.encode(jnp.concatenate([tokens, text], axis=1), mask)
+            both = self.bert.encode(jnp.concatenate(promoted(tokens, text), axis=1), mask)
             tokens = both[:, : tokens.shape[1]]
             aligned[name] = layer(tokens).reshape(batch, height, columns, -1)
         return aligned | {"text": _mean_of_a2(both[:, tokens.shape[1] :], types, texts)}

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
@@ -123,9 +124,10 @@ class Predictor:
         if self._first:
             first, predict = self._first
             batch = self._inputs.batch(first, inputs, None)
-            masks = np.asarray(soft_masks(predict(self._first_params, first.put(batch))))[:count]
+            masks = soft_masks(predict(self._first_params, first.put(batch)))
+            masks = jax.device_get(masks)[:count]
         batch = self._inputs.batch(self._stage, inputs, masks)
-        return np.asarray(self._stage.predict(self._params, self._stage.put(batch)))[:count]
+        return jax.device_get(self._stage.predict(self._params, self._stage.put(batch)))[:count]
 
     def _named(
         self, scores: Float[np.ndarray, "K s s"], shape: tuple[int, int]

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 
-import jax
 from flax import nnx, traverse_util
 
-from ssp_jax.train_state import KeySequence
+from ssp_jax.train_state import KeySequence, seed_key
 
 
 def abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
     """The module that `make(rngs)` builds, with shapes for parameters."""
-    return nnx.eval_shape(lambda: make(KeySequence(jax.random.key(0))))
+    return nnx.eval_shape(lambda: make(KeySequence(seed_key(0))))
 
 
 def param_shapes(make: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, tuple[int, ...]]:
