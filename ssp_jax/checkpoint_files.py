@@ -86,6 +86,18 @@ def read_on_host(manager: ocp.CheckpointManager, step: int, name: str) -> dict[s
     return arrays
 
 
+def stored_shapes(
+    manager: ocp.CheckpointManager, step: int, name: str
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a checkpoint by path name, without reading them.
+
+    Raises:
+      Damaged: it is not as it was written.
+    """
+    stored = read_facts(manager, step).get(_LIST) or _listed(_metadata(manager, step, name))
+    return {path: tuple(entry[1]) for path, entry in stored.items()}
+
+
 def read_facts(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     """What was saved beside the arrays; nothing for best parameters of older code.
 

@@ -26,11 +26,13 @@ from ssp_jax.checkpoint_files import (
     read,
     read_facts,
     read_on_host,
+    stored_shapes,
 )
 from ssp_jax.errors import UserError
 from ssp_jax.train_state import StateMaker, TrainState
 
 _LOG = logging.getLogger(__name__)
+_NO_BEST = "{folder}: no checkpoint to start from; expected a trained stage there"
 # Name of the arrays.
 _ITEMS = {"last": "state", "best": "params"}
 
@@ -259,8 +261,33 @@ def read_best(folder: Path) -> dict[str, np.ndarray]:
     """
     arrays = read_newest(folder, "best")
     if arrays is None:
-        raise UserError(f"{folder}: no checkpoint to start from; expected a trained stage there")
+        raise UserError(_NO_BEST.format(folder=folder))
     return arrays
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a state was saved below a stage's `checkpoints` folder."""
+    last = folder / "last"
+    return last.is_dir() and any(path.name.isdecimal() for path in last.iterdir())
+
+
+def best_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `read_best` reads, by path name, without reading it.
+
+    Raises:
+      UserError: see `read_best`.
+    """
+    path = Path(folder).resolve() / "best"
+    manager = open_manager(path, _ITEMS["best"], read_only=True) if path.is_dir() else None
+    step = manager and manager.latest_step()
+    if step is None:
+        raise UserError(_NO_BEST.format(folder=folder))
+    try:
+        return stored_shapes(manager, step, _ITEMS["best"])
+    except Damaged as error:
+        raise UserError(f"{path}/{step}: damaged ({error})") from error
+    finally:
+        manager.close()
 
 
 def read_newest(folder: Path, which: str) -> dict[str, np.ndarray] | None:

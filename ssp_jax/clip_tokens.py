@@ -118,7 +118,8 @@ def add_clip_tokens(
 
 def lacking_clip_tokens(source: ClipSource, weights: Path) -> int:
     """Of how many clips `add_clip_tokens` would compute the tokens."""
-    return _records(clip_facts(weights)).lacking(source)
+    facts = clip_facts(weights)
+    return _records(facts).lacking(source, facts)
 
 
 def token_shape(facts: dict[str, Any]) -> tuple[int, int, int]:

@@ -13,9 +13,11 @@ from ml_collections import ConfigDict, config_flags
 
 from ssp_jax import preemption
 from ssp_jax.errors import UserError
+from ssp_jax.overrides import override, split_overrides
 from ssp_jax.processes import is_first, start
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+# An empty `sys_argv`: overrides are not left to ml_collections, see `ssp_jax.overrides`.
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", sys_argv=[])
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/[COMMAND-]<config name>.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -28,10 +30,11 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0 on."
 # Where the folder `configs` lies: in the package that a wheel installs, beside it in a checkout.
 _SHIPPED = (Path(__file__).parent, Path(__file__).parent.parent)
 _LOGGERS = ("ssp_jax", "tfds_builders")
-# ml_collections and absl raise plain errors, some with a traceback inside the message, for
-# misspelt or mistyped overrides and for what a config file itself refuses.
+# ml_collections and absl raise plain errors, some with a traceback inside the message, for misspelt
+# flags and for what a config file itself refuses.
 _MISTAKES = (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError)
 
+_MISSING = "--config is missing, for example --config=configs/demo.py"
 _NO_WRITING = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EACCES, errno.EPERM),
@@ -42,7 +45,7 @@ _GO_ON = "Once there is room or permission, the same command goes on from the la
 def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
     """What --config and --workdir say; without the latter runs/<prefix><name of the config>."""
     if _CONFIG.value is None:
-        raise app.UsageError("--config is missing, for example --config=configs/demo.py")
+        raise app.UsageError(_MISSING)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     name = name.split(":")[0].removesuffix(".py")
     return _CONFIG.value, Path(_WORKDIR.value or f"runs/{prefix}{name}")
@@ -126,7 +129,12 @@ def start_processes() -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """What is left of the command line; a mistake in it becomes one line and exit status 1."""
     try:
-        return flags.FLAGS(_with_config_found(argv))
+        words, changes = split_overrides(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
+        rest = flags.FLAGS(_with_config_found(words))
+        if changes and _CONFIG.value is None:
+            raise UserError(_MISSING)
+        override(_CONFIG.value, changes)
+        return rest
     except _MISTAKES as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
@@ -151,14 +159,13 @@ def read_config(path: str, changes: Sequence[str] = ()) -> ConfigDict:
     Raises:
       UserError: no such file, or a change that it does not take.
     """
-    values, argv = flags.FlagValues(), ["", f"--config={find_config(path)}", *changes]
-    holder = config_flags.DEFINE_config_file(
-        "config", None, "", lock_config=True, flag_values=values, sys_argv=argv
-    )
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, "", values, sys_argv=[])
     try:
-        values(argv)
+        values(["", f"--config={find_config(path)}"])
     except _MISTAKES as error:
         raise UserError(_one_line(error)) from error
+    override(holder.value, changes)
     return holder.value
 
 

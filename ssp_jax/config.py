@@ -61,7 +61,9 @@ def stage(**changes) -> ConfigDict:
     config = ConfigDict(
         {
             "train": ("",),  # data to train on, 'builder:split'
-            "val": {},  # name in results -> 'builder:split', selects the best parameters
+            # Name in results -> 'builder:split'; val selects the best parameters. In a command line
+            # a dict for one of them takes the place of all its sets.
+            "val": {},
             "test": {},
             "num_queries": 30,
             "max_targets": 2,  # classes of one frame that the loss can hold, background included

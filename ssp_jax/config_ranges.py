@@ -19,7 +19,8 @@ _RANGES = (
     (r"\w+\.optim\.b[12]", 0, 1 - 1e-9),
     (r"\w+\.optim\.final_share|texts\.noise", 0, 1),
     (r"mesh\.fsdp", 1, _MANY),
-    (r"data\.(stored_size|frame_size)|flow\.size", 0, 2**14),
+    (r"data\.(stored_size|frame_size)", 0, 2**14),
+    (r"flow\.size", 16, 2**14),
     (r"data\.num_workers", 0, 2**10),
     (r"texts\.max_length", 4, 2**14),
     (r"model\.audio_width", 1 / 64, 16),
@@ -28,12 +29,17 @@ _RANGES = (
     (r"model\..*", 1, 2**14),
     (r".*", 0, _MANY),
 )
+# (regex on the key, number of its elements, their type, in words) of tuples of a fixed length.
+_TUPLES = (
+    (r"model\.(depths|swin_heads)", 4, int, "four whole numbers, as (1, 1, 2, 1)"),
+    (r"data\.augment\.scale", 2, int | float, "two numbers, as (0.8, 1.25)"),
+)
 _REGEXES = re.compile(r"\w+\.(init_new|optim\.muon_on)")
 _RATES = re.compile(r"\w+\.(optim|phase[12])\.rates")
 
 
 def check_ranges(config: ConfigDict) -> None:
-    """Numbers within their ranges, regexes that can be read.
+    """Numbers within their ranges, tuples of the right elements, regexes that can be read.
 
     Raises:
       UserError: some are not; names all of them.
@@ -57,6 +63,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _problem(key: str, value: Any) -> str:
+    for pattern, count, kind, expected in _TUPLES:
+        if value is not None and re.fullmatch(pattern, key):
+            numbers = [x for x in value if isinstance(x, kind) and not isinstance(x, bool)]
+            if len(value) != count or len(numbers) != count:
+                return f"expected {expected}"
     lowest, highest = next(r[1:] for r in _RANGES if re.fullmatch(r[0], key))
     if any(not lowest <= number <= highest for number in _numbers(value)):
         return f"expected {lowest:g} to {highest:g}"

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ssp_jax.batch import BACKBONE, AVBatch, fake_batch
 from ssp_jax.clip_tokens import lacking_clip_tokens, token_shape
-from ssp_jax.data.companions import Companions
+from ssp_jax.data.companions import Companions, flow_settings
 from ssp_jax.data.datasets import DataSets, find_datasets, parse_word
 from ssp_jax.flow.store import lacking_flow
 from ssp_jax.kept_features import feature_shapes
@@ -19,9 +19,11 @@ from ssp_jax.phases import Phase
 from ssp_jax.prompts.texts import NO_TEXTS
 from ssp_jax.prompts.tokeniser import OWN_VOCABULARY
 from ssp_jax.run import open_stages
-from ssp_jax.run_folder import check_workdir
+from ssp_jax.run_folder import check_run
+from ssp_jax.run_inputs import check_inputs_kept, run_inputs
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import phase_step
+from ssp_jax.start_checks import check_beginnings, check_jax
 from ssp_jax.summary import parameter_table
 from ssp_jax.train_state import path_name, seed_key
 from ssp_jax.train_step import step_cost
@@ -38,21 +40,17 @@ def dry_run(config: ConfigDict, workdir: Path) -> Iterator[str]:
     Raises:
       UserError: as the run itself would, as far as that shows without data.
     """
+    check_jax()
     there = (workdir / "config.json").exists()
-    if there:
-        check_workdir(config, workdir)
-    facts: dict[str, DatasetFacts] = {}
-
-    def find(config: ConfigDict, words: Sequence[str]) -> DataSets:
-        data, found = find_datasets(config, words)
-        facts.update(found)
-        return data
-
-    stages = open_stages(config, workdir, find, _DryCompanions)
-    folders = next(iter(stages.values())).data.folders
-    yield "\n".join(
-        ["data", *(_data_line(config, name, folders[name], facts[name]) for name in facts)]
-    )
+    check_run(config, workdir)
+    stages = open_stages(config, workdir, find_datasets, _DryCompanions)
+    check_beginnings(config, stages)
+    check_inputs_kept(config, workdir, run_inputs(config, stages))
+    data = next(iter(stages.values())).data
+    lines = [
+        _data_line(config, name, data.folders[name], facts) for name, facts in data.facts.items()
+    ]
+    yield "\n".join(["data", *lines])
     for stage in stages.values():
         yield "\n".join(_stage_lines(stage))
         for phase in stage.phases:
@@ -108,7 +106,8 @@ def _counts(stage: Stage, words: str) -> Iterator[str]:
     frames = int(source.table.num_frames.sum()), int(source.table.num_annotated.sum())
     yield f"{len(source)} clips, {frames[0]} frames, {frames[1]} annotated"
     if stage.flow_used:
-        yield _to_do("flow", lacking_flow(source, config.flow.estimator), len(source))
+        estimator, size, _ = flow_settings(config)
+        yield _to_do("flow", lacking_flow(source, estimator, size), len(source))
     if stage.clip:
         lacking = lacking_clip_tokens(source, Path(config.clip.weights))
         yield _to_do("CLIP's tokens", lacking, len(source))

@@ -7,6 +7,26 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ssp_jax.errors import UserError
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Look whether a folder, which need not exist yet, can be written; writes nothing.
+
+    Args:
+      what: names it in the message, as '--workdir=DIR'.
+
+    Raises:
+      UserError: it cannot be made, or may not be written.
+    """
+    there = Path(os.path.abspath(folder))
+    while not there.exists() and not there.is_symlink():
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{what}: cannot be written ({there} is no folder)")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{what}: cannot be written (no permission in {there})")
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write by way of a file beside it, so that no reader and no crash finds half of it."""

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssp_jax.checkpoints import read_best
+from ssp_jax.checkpoints import best_shapes, has_begun, read_best
 from ssp_jax.errors import UserError
 from ssp_jax.run_folder import STAGES
-from ssp_jax.train_state import StateMaker, path_name, replace_leaves
-from ssp_jax.weights.folder import is_weight_folder, load_weights
+from ssp_jax.train_state import StateMaker, named_leaves, path_name, replace_leaves
+from ssp_jax.weights.folder import is_weight_folder, load_weights, weight_shapes
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,14 +31,23 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: none of these is there, or a run with both stages.
     """
+    place = _place(folder)
+    return load_weights(place) if is_weight_folder(place) else read_best(place / "checkpoints")
+
+
+def _shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:
+    place = _place(folder)
+    return weight_shapes(place) if is_weight_folder(place) else best_shapes(place / "checkpoints")
+
+
+def _place(folder: Path) -> Path:
+    """Return the folder of weights, or the one of a trained stage, that is meant."""
     if is_weight_folder(folder):
-        return load_weights(folder)
+        return folder
     places = (folder, *(folder / stage for stage in STAGES))
     trained = [place for place in places if is_trained(place)]
-    if len(trained) == 1 and is_weight_folder(trained[0]):
-        return load_weights(trained[0])
     if len(trained) == 1:
-        return read_best(trained[0] / "checkpoints")
+        return trained[0]
     if trained:
         raise UserError(
             f"{folder}: a run with several stages; name one of {', '.join(map(str, trained))}"
@@ -58,14 +67,12 @@ def given_params(
       folder: of the stage `name`; other stages are beside it.
       states, key: what starts anew is drawn from.
     """
-    stage, stages = config[name], {stage: folder.parent / stage for stage in STAGES}
-    stages["avs"] = Path(stage.prompt.stage1 or stages["avs"])
-    words = [word.strip() for word in (stage.init_from or config.init_from).split(",")]
-    folders = [stages.get(word) or Path(word) for word in words if word]
+    folders = [place for _, place in _named(config, name, folder)]
     if not folders:
         return None
     shapes, shardings = states.shapes.params, states.shardings.params
-    params, new, unused = initial_params(folders, shapes, shardings, tuple(stage.init_new))
+    anew = tuple(config[name].init_new)
+    params, new, unused = initial_params(folders, shapes, shardings, anew)
     if new:
         params = replace_leaves(params, states.drawn(key, new))
     _LOG.info(
@@ -73,6 +80,45 @@ def given_params(
         *(name, ", ".join(map(str, folders)), _shown(new), _shown(unused)),
     )
     return params
+
+
+def check_init_from(
+    config: ConfigDict, name: str, folder: Path, like: dict, trained_here: Mapping[str, dict]
+) -> None:
+    """Refuse what `given_params` would, by names and shapes alone; no array is read.
+
+    Nothing is asked of a stage that has begun, nor of one that starts from scratch.
+
+    Args:
+      folder: of the stage `name`. like: shapes of its parameters.
+      trained_here: those of the stages that the run trains, by name, which need not be there yet.
+
+    Raises:
+      UserError: see `read_weights`, `initial_params`.
+    """
+    if has_begun(folder / "checkpoints"):
+        return
+    key = f"config.{name}.init_from" if config[name].init_from else "config.init_from"
+    named, shapes = _named(config, name, folder), []
+    for word, place in named:
+        if word in trained_here and place == folder.parent / word:
+            leaves = named_leaves(trained_here[word])
+            shapes.append({path: tuple(leaf.shape) for path, leaf in leaves})
+            continue
+        try:
+            shapes.append(_shapes_in(place))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+    if named:
+        _match([place for _, place in named], shapes, like, tuple(config[name].init_new))
+
+
+def _named(config: ConfigDict, name: str, folder: Path) -> list[tuple[str, Path]]:
+    """Return the words of `init_from` of a stage, and the folders that they stand for."""
+    stage, stages = config[name], {stage: folder.parent / stage for stage in STAGES}
+    stages["avs"] = Path(stage.prompt.stage1 or stages["avs"])
+    words = [word.strip() for word in (stage.init_from or config.init_from).split(",")]
+    return [(word, stages.get(word) or Path(word)) for word in words if word]
 
 
 def initial_params(
@@ -92,30 +138,49 @@ def initial_params(
     Raises:
       UserError: parameters without a source that are not `new`: all of them, in one message.
     """
-    found: dict[str, list[np.ndarray]] = {}  # the last folder's first
-    for folder in reversed(folders):
-        for name, array in read_weights(folder).items():
-            found.setdefault(name, []).append(array)
-    anew, problems, taken = [], [], set()
+    found = [read_weights(folder) for folder in folders]
+    shapes = [{name: array.shape for name, array in arrays.items()} for arrays in found]
+    sources, anew = _match(folders, shapes, like, new)
 
     def pick(path, leaf, sharding):
         name = path_name(path)
-        sources = found.get(name, ())
-        for source in sources:
-            if source.shape == leaf.shape:
-                taken.add(name)
-                return jax.device_put(np.asarray(source, leaf.dtype), sharding)
-        anew.append(name)
-        if not any(re.search(pattern, name) for pattern in new or ()):
-            state = f"{sources[0].shape} there, {leaf.shape} here" if sources else "missing"
-            problems.append((name, state))
-        return leaf
+        if name not in sources:
+            return leaf
+        return jax.device_put(np.asarray(found[sources[name]][name], leaf.dtype), sharding)
 
     params = jax.tree_util.tree_map_with_path(pick, like, shardings)
+    return params, anew, sorted({name for arrays in found for name in arrays} - sources.keys())
+
+
+def _match(
+    folders: Sequence[Path],
+    shapes: Sequence[Mapping[str, tuple[int, ...]]],
+    like: dict,
+    new: Sequence[str] | None,
+) -> tuple[dict[str, int], list[str]]:
+    """Find a source for every parameter of `like`, see `initial_params`.
+
+    Args:
+      shapes: what each of the folders holds.
+
+    Returns:
+      Name -> number of the folder, and the names that start anew.
+    """
+    sources, anew, problems = {}, [], []
+    for name, leaf in named_leaves(like):
+        having = [number for number, there in enumerate(shapes) if name in there]
+        fitting = [number for number in having if shapes[number][name] == leaf.shape]
+        if fitting:
+            sources[name] = fitting[-1]
+            continue
+        anew.append(name)
+        if not any(re.search(pattern, name) for pattern in new or ()):
+            there = f"{shapes[having[-1]][name]} there, {leaf.shape} here" if having else "missing"
+            problems.append((name, there))
     if problems:
         trained = new is not None
         raise UserError(_message(folders, problems, len(jax.tree.leaves(like)), trained))
-    return params, anew, sorted(found.keys() - taken)
+    return sources, anew
 
 
 def _message(

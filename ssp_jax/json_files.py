@@ -91,6 +91,13 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key != _SEAL}
 
 
+def with_tuples(value: Any) -> Any:
+    """Return a config as it was before it became JSON, which knows lists only."""
+    if isinstance(value, dict):
+        return {key: with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
+
+
 def _has_other_seal(facts: Mapping[str, Any]) -> bool:
     """Whether the checksum is there under another name: it is the name that is damaged."""
     digests = [key for key, value in facts.items() if isinstance(value, str) and len(value) == 64]

@@ -178,7 +178,7 @@ def keep_features(
             yield values.tobytes()
 
     def add() -> None:
-        _check_room(source, records, frame_bytes, visits)
+        _check_room(source, records, records.lacking(source, facts), frame_bytes, visits)
         records.add(source, facts, made, progress=progress)
 
     in_turn(add)
@@ -219,11 +219,13 @@ def _records(facts: Mapping[str, Any]) -> Records:
     )
 
 
-def _check_room(source: ClipSource, records: Records, frame_bytes: int, visits: int) -> None:
+def _check_room(
+    source: ClipSource, records: Records, lacking: int, frame_bytes: int, visits: int
+) -> None:
     """Say what the features take, and refuse where the disk lacks it."""
     # All of a run's data lie below one folder.
     folder, frames = Path(source.parts[0].folder), int(source.table.num_annotated.sum())
-    lacking, free = records.lacking(source), shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free
     _LOG.info(
         "encoder features of %d frames, %.1f MB each, %.1f GB in all, in %s: %d to compute, "
         "%.1f GB free",

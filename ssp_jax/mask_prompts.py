@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ssp_jax import preemption
@@ -137,6 +138,11 @@ def soft_masks(scores: Float[Array, "N 2 h w"]) -> UInt8[Array, "N h w"]:
     return jnp.round(255 * share).astype(jnp.uint8)
 
 
+def masks_folder(config: ConfigDict) -> Path:
+    """Return where the masks of a run's first stage are kept."""
+    return Path(config.prepared_dir) / "stage1_masks"
+
+
 def prompt_by(
     first: Stage, params: dict, stage: Stage, uses: Sequence[str] = ("train", "val", "test")
 ) -> None:
@@ -145,7 +151,7 @@ def prompt_by(
     The masks of its data sets for these `uses` are predicted now, others, and those under other
     sounds, when they are asked for.
     """
-    folder = Path(stage.config.prepared_dir) / "stage1_masks"
+    folder = masks_folder(stage.config)
     stage.masks_of = Stage1Masks(first, params, folder, stage.spec.label_size).store
     for words in (word for use in uses for word in stage.words[use].values()):
         stage.masks_of(words, "own")

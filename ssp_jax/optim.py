@@ -36,6 +36,14 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     )
 
 
+def ends_late(config: ConfigDict, steps: int) -> bool:
+    """Whether the rates of a training's steps depend on how many there are.
+
+    Not so where they are constant from a warm-up on that is over before the last step.
+    """
+    return config.schedule != "constant" or config.warmup_steps > max(steps - 1, 0)
+
+
 def trained_names(config: ConfigDict, params: Mapping) -> frozenset[str]:
     """Path names of the parameters that train under `config.rates`; see `make_optimizer`.
 

@@ -15,10 +15,18 @@ from ssp_jax.processes import in_turn, is_first
 from ssp_jax.report.harmless import harmless
 from ssp_jax.report.page import write_page
 from ssp_jax.run_facts import keep_facts
-from ssp_jax.run_folder import check_config, check_workdir, stage_names, write_results
+from ssp_jax.run_folder import (
+    check_config,
+    check_run,
+    check_workdir,
+    stage_names,
+    write_results,
+)
+from ssp_jax.run_inputs import check_inputs_kept, keep_inputs, run_inputs
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
 from ssp_jax.stage_training import train_stage, trained_params
+from ssp_jax.start_checks import check_before_data, check_beginnings, check_jax
 
 
 def open_stages(
@@ -33,7 +41,7 @@ def open_stages(
       open_data, make_companions: of a dry run, which prepares nothing.
 
     Raises:
-      UserError: see `check_config`, `open_datasets`, `Stage`.
+      UserError: see `check_config`, `check_before_data`, `open_datasets`, `Stage`.
     """
     names = stage_names(config)
     prompted = "avss" in names and config.avss.prompt.source == "stage1"
@@ -47,6 +55,7 @@ def open_stages(
     benchmarks = check_data_dir(config, words)
     check_config(config)
     check_companions(config, benchmarks)
+    check_before_data(config, needed, benchmarks)
     data = in_turn(lambda: open_data(config, words))
     folders = {name: workdir / name for name in needed}
     if prompted and config.avss.prompt.stage1:
@@ -62,13 +71,20 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
       brief: see `scores.evaluate`.
 
     Raises:
-      UserError: see `open_stages`, `sole_writer`, `check_workdir`.
+      UserError: see `check_jax`, `sole_writer`, `open_stages`, `check_beginnings`,
+        `check_workdir`.
     """
+    check_jax()
+    check_run(config, workdir)
     with contextlib.ExitStack() as stack:
         hold(stack, workdir, only_if_there=True)  # before data are prepared, which can take long
         stages = open_stages(config, workdir)
+        check_beginnings(config, stages)
+        inputs = run_inputs(config, stages)
+        check_inputs_kept(config, workdir, inputs)
         hold(stack, workdir)
         in_turn(lambda: check_workdir(config, workdir))
+        in_turn(lambda: keep_inputs(workdir, inputs))
         return _run(config, workdir, stages, brief)
 
 

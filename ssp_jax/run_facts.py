@@ -9,13 +9,12 @@ import dataclasses
 import importlib.metadata
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.errors import UserError
-from ssp_jax.json_files import read_sealed, write_sealed
+from ssp_jax.json_files import read_sealed, with_tuples, write_sealed
 from ssp_jax.prompts.tokeniser import Tokeniser
 from tfds_builders.facts import sha256_of
 
@@ -102,7 +101,7 @@ def run_config(workdir: Path) -> ConfigDict:
         )
     content = read_sealed(path, _REMEDY)
     try:
-        return ConfigDict(_with_tuples(content))
+        return ConfigDict(with_tuples(content))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}). {_REMEDY}") from error
 
@@ -115,10 +114,3 @@ def _check_vocabulary(path: Path, expected: str | None) -> None:
         raise UserError(f"{path}: cannot be read ({error}). Put a copy back") from error
     if expected not in (None, found):  # older runs kept none
         raise UserError(f"{path}: not as it was written, its SHA-256 differs. Put a copy back")
-
-
-def _with_tuples(value: Any) -> Any:
-    """As the config was: JSON knows lists only."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -6,15 +6,15 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from ssp_jax.config import OF_THE_MACHINE
 from ssp_jax.config_ranges import check_ranges, flat
 from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
-from ssp_jax.files import write_whole
+from ssp_jax.files import check_writable, write_whole
 from ssp_jax.flow.estimators import NAMES as ESTIMATORS
 from ssp_jax.flow.mask import CHOICES, check_choices
-from ssp_jax.json_files import read_sealed, write_sealed
+from ssp_jax.going_on import longer_stages, refused, with_steps
+from ssp_jax.json_files import read_sealed, with_tuples, write_sealed
 from ssp_jax.kept_features import check_kept_features
 from ssp_jax.losses.post_mask import READINGS
 from ssp_jax.models.sizes import SIZES
@@ -23,21 +23,12 @@ from ssp_jax.optim import make_schedule
 from ssp_jax.phases import plan_phases
 from ssp_jax.processes import is_first
 from ssp_jax.protocols import get_protocol
+from ssp_jax.run_inputs import known_files
 from ssp_jax.trackers import tracker_names
 from ssp_jax.train_step import DTYPES
 
 # In the order they run: what is visible, where it sounds, what sounds.
 STAGES = ("objects", "avs", "avss")
-# What a run may change when it goes on: it decides nothing about the numbers of a training.
-_MAY_DIFFER = (
-    "stages",
-    "max_skipped",
-    "negative_sounds",
-    "report",
-    "save_masks",
-    "data.max_bad_clips",
-    *OF_THE_MACHINE,
-)
 _OTHER_WORKDIR = "Put a copy back, or use another --workdir"
 PROMPT_SOURCES = ("none", "stage1", "flow", "self", "heard", "truth")
 
@@ -111,29 +102,59 @@ def check_config(config: ConfigDict) -> None:
         raise UserError("config.avs.prompt.source: the first stage has none before it; use none")
 
 
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Keep the config in the folder; refuse a folder of another config.
+def check_run(config: ConfigDict, workdir: Path) -> set[str]:
+    """Look whether a run of this config can begin or go on in the folder; writes nothing.
 
-    Keys of `_MAY_DIFFER` may: a stage can be run alone in the folder of a run of both, a run can go
-    on on other devices, and so with what is only done with a trained stage. Of several processes
-    the first has to be done before the others ask.
+    What decides nothing about the numbers of a training may differ, see `going_on`: a stage can be
+    run alone in the folder of a run of both, a run can go on on other devices, with its data in
+    another place, and for more steps where these are the same training.
+
+    Returns:
+      Keys, 'avs.steps', in which the run becomes longer than the one that is there.
 
     Raises:
       UserError: the folder holds a run of another config, naming the keys that differ, or a damaged
-        one; it cannot be written, or not every process sees it.
+        one; it cannot be written.
     """
-    path, new = workdir / "config.json", json.loads(config.to_json(sort_keys=True))
+    path = workdir / "config.json"
+    if not path.exists():
+        check_writable(workdir, f"--workdir={workdir}")
+        return set()
+    old, new = read_sealed(path, _OTHER_WORKDIR), json.loads(config.to_json(sort_keys=True))
+    both = flat(old), flat(new)
+    pairs = {key: tuple(f.get(key) for f in both) for key in differing_keys(old, new)}
+    differing = refused(pairs, known_files(workdir))
+    longer, reasons = longer_stages(
+        ConfigDict(with_tuples(old)), config, stage_names(config), differing, workdir
+    )
+    if reasons:
+        raise UserError("\n".join(reasons))
+    texts = differing_keys(old, new)
+    if others := [key for key in differing if key not in longer]:
+        shown = ", ".join("{}: {} there, {} now".format(key, *texts[key]) for key in others[:5])
+        raise UserError(
+            f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
+            "same config to go on"
+        )
+    return longer
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Keep the config in the folder; refuse a folder of another config, see `check_run`.
+
+    Where a stage shall become longer, its results of before are removed: they were those of another
+    network. Of several processes the first has to be done before the others ask.
+
+    Raises:
+      UserError: see `check_run`; not every process sees the folder.
+    """
+    path = workdir / "config.json"
+    longer = check_run(config, workdir)
     if path.exists():
-        differing = differing_keys(read_sealed(path, _OTHER_WORKDIR), new)
-        differing = {key: pair for key, pair in differing.items() if key not in _MAY_DIFFER}
-        if differing:
-            shown = ", ".join(
-                f"{key}: {old} there, {new} now" for key, (old, new) in list(differing.items())[:5]
-            )
-            raise UserError(
-                f"{workdir} holds a run of another config ({shown}). Use another --workdir, or the "
-                "same config to go on"
-            )
+        if longer and is_first():
+            stages = {key.split(".")[0] for key in longer}
+            _forget_results(workdir, {test for name in stages for test in config[name].test})
+            write_sealed(path, with_steps(read_sealed(path, _OTHER_WORKDIR), config, longer))
         return
     if not is_first():
         raise UserError(
@@ -142,9 +163,16 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_sealed(path, new)
+        write_sealed(path, json.loads(config.to_json(sort_keys=True)))
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error})") from error
+
+
+def _forget_results(workdir: Path, tests: set[str]) -> None:
+    path = workdir / "results.json"
+    if path.exists():
+        kept = {name: result for name, result in read_results(path).items() if name not in tests}
+        write_whole(path, json.dumps(kept, indent=2) + "\n")
 
 
 def differing_keys(one: dict, two: dict) -> dict[str, tuple[str, str]]:

@@ -42,6 +42,24 @@ def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
     )
 
 
+def check_batch_size(size: int, mesh: Mesh, key: str = "batch_size") -> None:
+    """Refuse a batch of `size` frames, over all processes, that the mesh cannot share equally.
+
+    Args:
+      key: what the config calls the size, for the message.
+
+    Raises:
+      UserError: the frames do not divide over the devices.
+    """
+    if size % mesh.size:
+        fitting = max(count for count in range(1, mesh.size) if not size % count)
+        raise UserError(
+            f"{key}={size}: so many frames do not divide over {mesh.size} devices. Choose a "
+            f"multiple of {mesh.size}, or use fewer devices: --config.mesh.data={fitting} "
+            "--config.mesh.fsdp=1"
+        )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Frames (the leading axis) split over all devices."""
     return NamedSharding(mesh, jax.P(("data", "fsdp")))
@@ -75,12 +93,7 @@ def put_batch(mesh: Mesh, batch: AVBatch) -> AVBatch:
     Raises:
       UserError: the frames do not divide over the devices.
     """
-    slots = batch.frames.shape[0] * jax.process_count()
-    if slots % mesh.size:
-        raise UserError(
-            f"batch_size={slots} frames do not divide over {mesh.size} devices: "
-            "choose a multiple of the number of devices"
-        )
+    check_batch_size(batch.frames.shape[0] * jax.process_count(), mesh)
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 

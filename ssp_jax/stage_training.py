@@ -56,19 +56,32 @@ def _states_at(stage: Stage, step: int) -> StateMaker:
     return next((p for p in stage.phases if step <= p.plan.end), stage.phases[-1]).states
 
 
+def check_trained(stage: Stage) -> None:
+    """Refuse a stage that others need, but that was not trained to its end before.
+
+    Raises:
+      UserError: it was not, or not to its end.
+    """
+    folder, finished = stage.folder / "checkpoints", False
+    if folder.is_dir():
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            finished = checkpoints.finished(stage.stage.steps)
+    if not finished:
+        raise UserError(
+            f"{stage.folder}: no finished stage {stage.name}, whose masks are needed. Run it "
+            f"first (--config.stages={stage.name},avss does both), or name the folder of "
+            "one by --config.avss.prompt.stage1=DIR"
+        )
+
+
 def trained_params(stage: Stage) -> dict:
     """The best parameters of a stage that was trained before.
 
     Raises:
       UserError: it was not, or not to its end.
     """
+    check_trained(stage)
     with Checkpoints(stage.folder / "checkpoints", read_only=True) as checkpoints:
-        if not checkpoints.finished(stage.stage.steps):
-            raise UserError(
-                f"{stage.folder}: no finished stage {stage.name}, whose masks are needed. Run it "
-                f"first (--config.stages={stage.name},avss does both), or name the folder of "
-                "one by --config.avss.prompt.stage1=DIR"
-            )
         states = stage.phases[-1].states
         if checkpoints.best_step() is None:
             return checkpoints.restore(functools.partial(_states_at, stage))[0].params
@@ -121,13 +134,8 @@ def _run_phase(
 
 
 def phase_step(stage: Stage, phase: Phase) -> Callable:
-    """The jitted step that trains a phase, see `make_train_step`.
-
-    Raises:
-      UserError: the batch cannot be cut into the parts that the config asks for.
-    """
+    """The jitted step that trains a phase, see `make_train_step`."""
     config, section = stage.config, stage.stage
-    _check_accumulation(stage)
     loss = Loss(
         stage.graphdef,
         dtype=config.dtype,
@@ -145,21 +153,6 @@ def phase_step(stage: Stage, phase: Phase) -> Callable:
         skip=config.max_skipped > 0,
         accumulate=section.accumulate,
     )
-
-
-def _check_accumulation(stage: Stage) -> None:
-    section, count = stage.stage, stage.stage.accumulate
-    key = f"config.{stage.name}.accumulate={count}"
-    if count > 1 and section.batch_size % (count * stage.mesh.size):
-        raise UserError(
-            f"{key}: {section.batch_size} frames (config.{stage.name}.batch_size) cannot be cut "
-            f"into so many equal parts, each over {stage.mesh.size} devices"
-        )
-    if count > 1 and section.listen.contrast:
-        raise UserError(
-            f"{key}: config.{stage.name}.listen.contrast={section.listen.contrast} compares all "
-            "frames of a batch. Set it to 0, or accumulate to 1"
-        )
 
 
 def _kept_features(stage: Stage, phase: Phase, params: dict) -> FeatureStore | None:

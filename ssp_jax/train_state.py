@@ -147,6 +147,11 @@ def replace_leaves(params: Mapping, leaves: Mapping[str, Any]) -> dict[str, Any]
     )
 
 
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Return (path name, leaf) of every leaf of a tree, in its order."""
+    return [(path_name(path), x) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 def path_name(path: Sequence[Any]) -> str:
     """A leaf's path as text, 'encoder/stages/0/norm/scale', of whatever kind its keys are."""
     parts = (getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path)

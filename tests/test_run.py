@@ -18,12 +18,14 @@ import soundfile
 from PIL import Image
 
 from benchmarks import kills
+from ssp_jax.checkpoints import read_newest
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.data.transforms import decode_labels
 from ssp_jax.dry_run import batch_shapes, dry_run
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.init_from import initial_params, read_weights
+from ssp_jax.overrides import override
 from ssp_jax.report import __main__ as report
 from ssp_jax.report.record import read_records
 from ssp_jax.run import open_stages, run
@@ -151,6 +153,31 @@ def test_killed_runs_end_as_one_left_alone(whole_run, prepared, tmp_path, monkey
     assert len(list(tmp_path.glob("compiled/jit_train_step-*-cache"))) == 1
 
 
+def test_a_finished_stage_goes_on_for_longer_with_its_data_elsewhere(prepared, tmp_path):
+    def steady(steps, place=prepared):
+        config = get_config(str(place))
+        config.stages, config.report, config.negative_sounds = "avs", False, ""
+        config.avs.steps = steps
+        config.avs.optim.schedule, config.avs.optim.warmup_steps = "constant", 1
+        override(config, ["--config.avs.val={'s4':'builtin_tiny:val_v1s'}", "--config.avs.test={}"])
+        return config
+
+    whole, grown = tmp_path / "whole", tmp_path / "grown"
+    run(steady(4), whole)
+    run(steady(2), grown)
+    (tmp_path / "link").symlink_to(prepared)
+    config = steady(4, tmp_path / "link")
+    config.log_every = 2
+    run(config, grown)
+    lines = [json.loads(x) for x in (grown / "avs/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 4]  # none done again
+    for which in ("last", "best"):
+        one, other = (read_newest(folder / "avs/checkpoints", which) for folder in (whole, grown))
+        assert one.keys() == other.keys()
+        for name, array in one.items():
+            np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
 def test_saved_masks_score_as_the_run_does(whole_run, prepared, tmp_path):
     workdir, results = whole_run
     config = get_config(prepared)
@@ -235,16 +262,6 @@ def test_the_step_compiles_once(whole_run, prepared):
     assert step._cache_size() == 1
 
 
-def test_impossible_parts_of_a_batch(prepared):
-    config = get_config(prepared)
-    data = open_datasets(config, config.avs.train)
-    for accumulate, message in ((3, "8 frames .* cannot be cut"), (2, "compares all frames")):
-        config.avs.accumulate = accumulate
-        stage = Stage(config, "avs", data, Path("unused"))
-        with pytest.raises(UserError, match=rf"config\.avs\.accumulate={accumulate}: .*{message}"):
-            phase_step(stage, stage.phases[0])
-
-
 def test_a_dry_run_tells_and_writes_nothing(whole_run, prepared, tmp_path, monkeypatch):
     def cheap_step(stage, phase):
         # Of the same inputs; the real ones take a minute to compile, once more for each.
@@ -299,7 +316,9 @@ def test_workdir_of_another_config_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/demo.py", "--config.avs.optim.rate=1"], "rate"),
+        (["--config=configs/demo.py", "--config.avs.optim.rate=1"], "the nearest: avs.optim.rates"),
+        (["--config=configs/demo.py", "--workdri=x"], "'workdri'. Did you mean: workdir"),
+        (["--config.seed=1"], "--config is missing"),
         (["--config=configs/s4.py:huge"], "expected one of base, paper, aavs, small"),
         (["--config=configs/demo.py:small"], "expected one of baseline, ssp"),
         (["--config=configs/s4.py"], "configs/demo.py"),

@@ -21,6 +21,7 @@ from tensorflow_datasets.core import example_serializer
 from tqdm import tqdm
 
 from ssp_jax.errors import UserError
+from ssp_jax.files import check_writable
 from tfds_builders.facts import (
     DatasetFacts,
     clips_digest,
@@ -36,7 +37,7 @@ from tfds_builders.problems import (
     write_problems_file,
 )
 from tfds_builders.staging import StagedExampleWriter, StagedShard, Staging
-from tfds_builders.workers import check_guard, workers
+from tfds_builders.workers import check_guard, script_without_guard, workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -302,6 +303,8 @@ def prepare_dataset(builder: ClipBuilder) -> Path:
     """
     target = Path(builder.data_dir)
     check_guard(target)
+    if not target.exists():
+        check_writable(target, str(target))
     try:
         staging = Staging(target)
         with staging.lock():
@@ -314,6 +317,12 @@ def prepare_dataset(builder: ClipBuilder) -> Path:
                 builder.download_and_prepare()
             staging.remove()
     except concurrent.futures.BrokenExecutor as error:
+        if script := script_without_guard():
+            raise UserError(
+                f"{script}: its worker processes read this script anew, and cannot, since it has "
+                f"no if __name__ == '__main__': around what it does. Put that there. {target} is "
+                "not prepared yet; finished clips are kept"
+            ) from error
         raise UserError(
             f"{target}: a worker process ended, perhaps for want of memory; its last words "
             "are above. Finished clips are kept: run the same command again"

@@ -99,6 +99,13 @@ def _check_kinds(facts: DatasetFacts) -> None:
         raise TypeError("a value of another kind than expected")
 
 
+def known_by(facts: DatasetFacts) -> dict[str, Any]:
+    """Return, as JSON values, what tells a data set from others, wherever and whenever it lies."""
+    identity = {key: value for key, value in facts.identity.items() if key != "source"}
+    kept = ("benchmark", "class_names", "sound_names", "splits", "clips", "frame_size", "files")
+    return json.loads(json.dumps({name: getattr(facts, name) for name in kept} | identity))
+
+
 def clips_digest(uids: Iterable[str]) -> str:
     """Of the names of a split's clips, in order."""
     return hashlib.sha256("\n".join(uids).encode()).hexdigest()

@@ -25,7 +25,15 @@ from ssp_jax.flow.estimators import Estimator, make_estimator
 from ssp_jax.flow.mask import flow_masks
 from ssp_jax.flow.store import FlowStore, add_flow, open_flow
 from ssp_jax.processes import in_turn
-from ssp_jax.prompts.texts import NO_TEXTS, Texts, mirrored, read_texts, vary_texts
+from ssp_jax.prompts.texts import (
+    NO_TEXTS,
+    VARIATIONS,
+    Texts,
+    mirrored,
+    read_text_file,
+    read_texts,
+    vary_texts,
+)
 from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
 from tfds_builders.prepare import GENERATED
 
@@ -78,6 +86,31 @@ def check_companions(config: ConfigDict, benchmarks: Collection[str]) -> None:
         )
     if problems:
         raise UserError("\n".join(problems))
+
+
+def check_inputs(config: ConfigDict, *, flow: bool, texts: bool) -> None:
+    """Look whether the files are there that a run reads beside its data, as the config names them.
+
+    Args:
+      flow, texts: whether the run reads these; CLIP's tokens with texts.
+
+    Raises:
+      UserError: one is missing, damaged or of another kind; see `make_estimator`, `Tokeniser`,
+        `read_text_file`, `clip_facts`.
+    """
+    if flow:
+        flow_settings(config)
+    if not texts:
+        return
+    if config.texts.vary not in VARIATIONS:
+        known = ", ".join(VARIATIONS)
+        raise UserError(f"config.texts.vary={config.texts.vary!r}: expected one of {known}")
+    if config.texts.tokeniser:
+        Tokeniser(config.texts.tokeniser)
+    if config.texts.file:
+        read_text_file(config.texts.file)
+    if config.model.vta_visual == "clip":
+        clip_facts(Path(config.clip.weights))
 
 
 def flow_settings(config: ConfigDict) -> tuple[Estimator, int, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """From config words to prepared clips: prepares what is not there yet, and opens it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from ssp_jax.data.reader import ReadSpec
 from ssp_jax.data.sources import ClipSource
 from ssp_jax.errors import UserError
+from ssp_jax.files import check_writable
 from ssp_jax.protocols import Protocol
 from tfds_builders.facts import DatasetFacts, read_dataset_facts
 from tfds_builders.prepare import GENERATED, builder_class, find, prepare
@@ -23,11 +24,13 @@ class DataSets:
       folders: benchmark -> prepared folder.
       class_names: background first, the same for all data sets of a semantic run.
       sound_names: all sound classes that any of them names.
+      facts: benchmark -> what is known of it; of data that are not prepared yet, of its tables.
     """
 
     folders: dict[str, Path]
     class_names: tuple[str, ...]
     sound_names: tuple[str, ...]
+    facts: Mapping[str, DatasetFacts] = dataclasses.field(default_factory=dict)
 
     def source(self, words: Sequence[str] | str) -> ClipSource:
         """Clips of 'benchmark:split' words, in order; one word may join several by '+'."""
@@ -93,16 +96,12 @@ def open_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
         benchmark: prepare(benchmark, **_arguments(config))
         for benchmark in check_data_dir(config, words)
     }
-    return _data_sets(folders, [read_dataset_facts(folder) for folder in folders.values()])
+    facts = {name: read_dataset_facts(folder) for name, folder in folders.items()}
+    return _data_sets(folders, facts, words)
 
 
-def find_datasets(
-    config: ConfigDict, words: Sequence[str]
-) -> tuple[DataSets, dict[str, DatasetFacts]]:
+def find_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
     """As `open_datasets`, but nothing is prepared: folders may not exist yet.
-
-    Returns:
-      The data sets, and the facts of each benchmark, see `tfds_builders.prepare.find`.
 
     Raises:
       UserError: see `open_datasets`; damaged files do not show.
@@ -110,7 +109,10 @@ def find_datasets(
     found = {name: find(name, **_arguments(config)) for name in check_data_dir(config, words)}
     facts = {name: fact for name, (_, fact) in found.items()}
     folders = {name: folder for name, (folder, _) in found.items()}
-    return _data_sets(folders, list(facts.values())), facts
+    for folder in folders.values():
+        if not folder.exists():
+            check_writable(folder, str(folder))
+    return _data_sets(folders, facts, words)
 
 
 def _arguments(config: ConfigDict) -> dict[str, Any]:
@@ -122,10 +124,20 @@ def _arguments(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _data_sets(folders: dict[str, Path], facts: Sequence[DatasetFacts]) -> DataSets:
-    sounds = sorted({name for fact in facts for name in fact.sound_names})
-    classes = max((tuple(fact.class_names) for fact in facts), key=len)
-    return DataSets(folders, classes, tuple(sounds))
+def _data_sets(
+    folders: dict[str, Path], facts: dict[str, DatasetFacts], words: Sequence[str]
+) -> DataSets:
+    for part in dict.fromkeys(part for word in words for part in word.split("+")):
+        benchmark, split = parse_word(part)
+        filled = [name for name, count in facts[benchmark].splits.items() if count]
+        if not any(name == split or name.startswith(f"{split}_") for name in filled):
+            raise UserError(
+                f"data {part!r}, of config.STAGE.train, .val or .test: {benchmark} has no clips of "
+                f"a split {split!r}; it has {', '.join(sorted(filled))}"
+            )
+    sounds = sorted({name for fact in facts.values() for name in fact.sound_names})
+    classes = max((tuple(fact.class_names) for fact in facts.values()), key=len)
+    return DataSets(folders, classes, tuple(sounds), facts)
 
 
 def read_spec(

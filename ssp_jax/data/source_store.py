@@ -80,7 +80,7 @@ class Records:
                 continue
             made = {key: note[key] for key in note.keys() - {"data", "split"}}
             first = first or (store.folder, made)
-            if note.get("data") != part.fingerprint():
+            if note.get("data") not in part.fingerprints():
                 problems.append(self._of_other_data(store, part))
             elif (done := store.next_clip()) < store.num_clips:
                 problems.append(
@@ -120,7 +120,7 @@ class Records:
         """
         for part in source.parts:
             store = self._store(part)
-            noted = {"data": part.fingerprint(), "split": part.split, **facts}
+            noted = self._noted(part, facts)
             self._check_note(store, part, noted)
             if store.next_clip() == store.num_clips:
                 continue  # before any lock: a finished store may be read-only
@@ -146,9 +146,15 @@ class Records:
                     f"there is room or permission, {self.how(part.folder, part.split)}"
                 ) from error
 
-    def lacking(self, source: ClipSource) -> int:
-        """How many records `add` would make."""
+    def lacking(self, source: ClipSource, facts: Mapping[str, Any]) -> int:
+        """How many records `add` would make.
+
+        Raises:
+          UserError: a folder holds records of other data or facts.
+        """
         stores = [self._store(part) for part in source.parts]
+        for store, part in zip(stores, source.parts, strict=True):
+            self._check_note(store, part, self._noted(part, facts))
         return sum(store.num_clips - store.next_clip() for store in stores)
 
     def _store(self, part) -> ClipStore:
@@ -159,20 +165,23 @@ class Records:
         unit = "frame" if self.per_frame else "clip"
         return ClipStore(folder, count, self.clips_per_shard, what, remedy, unit, self.compressed)
 
+    def _noted(self, part, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {"data": part.fingerprint(), "split": part.split, **facts}
+
     def _of_other_data(self, store: ClipStore, part) -> str:
         return (
             f"{store.folder}: made from other data than are here now: the data set was prepared "
-            "anew, or copied without its files' times (cp -a keeps them). Delete that folder and "
-            + self.how(part.folder, part.split)
+            "anew, or what older code made was copied without its files' times. Delete that folder "
+            "and " + self.how(part.folder, part.split)
         )
 
     def _check_note(self, store: ClipStore, part, noted: Mapping[str, Any]) -> None:
         note = read_note(store.folder)
         if note is None:
             return
-        if note.get("data") != noted["data"]:
+        if note.get("data") not in part.fingerprints():
             raise UserError(self._of_other_data(store, part))
-        if differ := differences(note, noted):
+        if differ := differences(note, {**noted, "data": note["data"]}):
             raise UserError(
                 f"{store.folder}: made with other settings ({differ}). Use it as it is, or delete "
                 "it and run the same command again"

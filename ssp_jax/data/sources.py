@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int, Int16
 from ssp_jax.data.prepared_folder import open_builder
 from ssp_jax.errors import UserError
 from ssp_jax.json_files import is_sealed, load_json, seal
-from tfds_builders.facts import FACTS_FILE, clips_digest, read_dataset_facts
+from tfds_builders.facts import FACTS_FILE, clips_digest, known_by, read_dataset_facts
 
 TABLE_FORMAT = 1  # version of the clip table's file
 
@@ -120,26 +120,41 @@ class _Split:
         )
 
     def fingerprint(self) -> str:
-        """Changes when the split is prepared anew."""
+        """Tell what the split holds, as hexadecimal digits: the same for a copy with other dates.
+
+        Of data sets that were prepared before their clips' names were kept, see `fingerprints`.
+        """
+        return self.fingerprints()[0]
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return `fingerprint` and what older code took for it, which dates of files go into."""
+        facts_file = Path(self.folder) / FACTS_FILE
+        facts = read_dataset_facts(self.folder) if facts_file.exists() else None
+        stats = self._file_stats()
+        dated = _digest([TABLE_FORMAT, self.split, stats])
+        if facts is None or self.split not in facts.clips:
+            return (dated,)
+        sizes = [[name, size] for name, size, _ in stats]
+        return _digest([TABLE_FORMAT, self.split, sizes, known_by(facts)]), dated
+
+    def _file_stats(self) -> list[tuple[str, int, int]]:
         files = sorted(self.builder.info.splits[self.split].filepaths)
         try:
-            stats = [(Path(f).name, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+            return [(Path(f).name, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
         except OSError as error:
             raise UserError(
                 f"{error.filename}: cannot be read ({error.strerror}). Copy the data set again, or"
                 f" delete {self.folder} and prepare it again."
             ) from error
-        return hashlib.sha256(json.dumps([TABLE_FORMAT, self.split, stats]).encode()).hexdigest()
 
     def table(self) -> ClipTable:
         """Scans the split once and keeps the result beside it, where the folder can be written."""
         path = Path(self.folder) / f"clip_table-{self.split}.json"
-        fingerprint = self.fingerprint()
-        table = _load_table(path, fingerprint)
+        table = _load_table(path, self.fingerprints())
         if table is None:
             table = _scan(self)
             self._check_clips(table)
-            _save_table(path, fingerprint, table)
+            _save_table(path, self.fingerprint(), table)
         return table
 
     def _check_clips(self, table: ClipTable) -> None:
@@ -200,10 +215,14 @@ def _rows_of(table: ClipTable) -> list[tuple]:
     return list(zip(table.uid, table.subset, table.category, *counts, strict=True))
 
 
-def _load_table(path: Path, fingerprint: str) -> ClipTable | None:
+def _digest(facts: list) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _load_table(path: Path, fingerprints: Sequence[str]) -> ClipTable | None:
     try:
         stored = load_json(path)
-        if stored["fingerprint"] == fingerprint and is_sealed(stored):
+        if stored["fingerprint"] in fingerprints and is_sealed(stored):
             return _table_of(stored["clips"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # absent or damaged: it is only a cache, the scan writes it anew
@@ -265,7 +284,7 @@ class ClipSource:
         return tuple(self._parts)
 
     def fingerprint(self) -> str:
-        """Changes when any of the splits is prepared anew."""
+        """Tell what the splits hold, see `fingerprint` of each."""
         return hashlib.sha256(
             "".join(part.fingerprint() for part in self._parts).encode()
         ).hexdigest()

@@ -63,15 +63,19 @@ def make_estimator(name: str, weights: str | Path | None = None) -> Estimator:
         "deepmind/optical-flow-perceiver"
     )
     if weights is None:
-        raise UserError(f"flow estimator perceiver: needs --weights=DIR, made by {how}")
+        raise UserError(
+            "flow estimator perceiver: needs --weights=DIR, in a run --config.flow.weights=DIR, "
+            f"made by {how}"
+        )
     file = Path(weights) / "weights.safetensors"
     if not file.is_file():
         raise UserError(f"{weights}: no weight folder (no {file.name}); expected one made by {how}")
+    from ssp_jax.flow import perceiver  # needs JAX; dis does not
+
+    perceiver.check_perceiver_weights(Path(weights))
 
     def make() -> PairFlow:
-        from ssp_jax.flow.perceiver import make_perceiver_flow  # needs JAX; dis does not
-
-        return make_perceiver_flow(Path(weights))
+        return perceiver.make_perceiver_flow(Path(weights))
 
     return Estimator(name, {"weights": sha256_of(file)}, 1, make)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from ssp_jax.models.perceiver_flow import PerceiverFlow
 from ssp_jax.weights import perceiver_flow
 from ssp_jax.weights.aavs import nested
-from ssp_jax.weights.folder import load_model
+from ssp_jax.weights.folder import load_arguments, load_model
 from ssp_jax.weights.shapes import abstract
 
 # Flow of a batch of tiles: (N, 2, h, w, 3), 0..255, to (N, h, w, 2) in pixels.
@@ -24,6 +24,7 @@ PairFlow = Callable[
 
 
 SOURCE = "perceiver_flow"  # the kind of import
+_KIND = (SOURCE, "a flow estimator", perceiver_flow.shapes)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -91,6 +92,15 @@ def _resized(image: Float[np.ndarray, "H W C"], size: tuple[int, int]):
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
+def check_perceiver_weights(folder: Path) -> None:
+    """Look what weights a folder holds, as its note says.
+
+    Raises:
+      UserError: not a weight folder, or weights of another model.
+    """
+    load_arguments(folder, *_KIND)
+
+
 def make_perceiver_flow(folder: Path, *, overlap: int = 20, batch_size: int = 1) -> PairFlow:
     """The flow estimator of an imported weight folder, see `tiled_flow`.
 
@@ -101,9 +111,7 @@ def make_perceiver_flow(folder: Path, *, overlap: int = 20, batch_size: int = 1)
     Raises:
       UserError: not a weight folder, damaged, or weights of another model.
     """
-    arguments, weights = load_model(
-        folder, SOURCE, "a flow estimator", perceiver_flow.shapes, perceiver_flow.ROOT
-    )
+    arguments, weights = load_model(folder, *_KIND, perceiver_flow.ROOT)
     model = abstract(lambda rngs: PerceiverFlow(**arguments, rngs=rngs))
     graphdef, _ = nnx.split(model, nnx.Param)
     params = jax.device_put(nested(weights))

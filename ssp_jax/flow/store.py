@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,9 +53,22 @@ def open_flow(source: ClipSource, estimator: str) -> FlowStore:
     return FlowStore(_records(estimator).open(source))
 
 
-def lacking_flow(source: ClipSource, estimator: str) -> int:
-    """Of how many clips `add_flow` would estimate the flow."""
-    return _records(estimator).lacking(source)
+def lacking_flow(source: ClipSource, estimator: Estimator, size: int) -> int:
+    """Of how many clips `add_flow` would estimate the flow.
+
+    Raises:
+      UserError: a folder holds flows of other data or settings.
+    """
+    return _records(estimator.name).lacking(source, _facts(estimator, size))
+
+
+def _facts(estimator: Estimator, size: int) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "estimator": estimator.name,
+        "settings": estimator.settings,
+        "size": size,
+    }
 
 
 def add_flow(
@@ -80,12 +94,7 @@ def add_flow(
     """
     if size < 16:
         raise UserError(f"size of stored flow: expected at least 16 pixels, got {size}")
-    facts = {
-        "format": _FORMAT,
-        "estimator": estimator.name,
-        "settings": estimator.settings,
-        "size": size,
-    }
+    facts = _facts(estimator, size)
     make = functools.cache(estimator.make)
 
     def flows(part, first: int) -> Iterator[bytes]:

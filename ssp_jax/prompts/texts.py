@@ -21,6 +21,7 @@ from ssp_jax.json_files import load_json
 Texts = tuple[str, str]  # A1, A2
 Variation = Literal["clean", "empty", "shuffled", "noisy"]
 
+VARIATIONS = get_args(Variation)
 NO_TEXTS: Texts = ("", "")
 KEYS = ("scene", "sounding")
 _FORMAT = 1
@@ -143,8 +144,8 @@ def vary_texts(
     Raises:
       UserError: unknown `how`, a share out of range, or one clip alone to shuffle.
     """
-    if how not in get_args(Variation):
-        raise UserError(f"texts: expected {', '.join(get_args(Variation))}, got {how!r}")
+    if how not in VARIATIONS:
+        raise UserError(f"texts: expected {', '.join(VARIATIONS)}, got {how!r}")
     if not 0 <= share <= 1:
         raise UserError(f"texts: the share of noisy words is {share}, expected 0 to 1")
     if how == "empty":

@@ -1,5 +1,6 @@
 """Texts of clips as token ids of BERT (method 4.5), and a small vocabulary of its kind."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,10 @@ class Tokeniser:
           UserError: the folder cannot be written.
         """
         _write(Path(folder) / _JSON, _serialized(self._backend))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what `save` writes, as hexadecimal digits."""
+        return hashlib.sha256(_serialized(self._backend).encode()).hexdigest()
 
     def encode_pairs(self, texts: Sequence[Texts], max_length: int) -> dict[str, np.ndarray]:
         """Pairs as [CLS] A1 [SEP] A2 [SEP], the longer text cut first where both are too long.

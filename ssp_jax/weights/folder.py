@@ -6,8 +6,9 @@ unused.safetensors   perhaps: arrays of the source, under its names, that the mo
                      for but an export must give back.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
         )
     _check_sum(folder, WEIGHTS)
     return arrays
+
+
+def weight_shapes(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Shapes of a weight folder's parameters by path name; reads the head of the file alone.
+
+    Raises:
+      UserError: not a weight folder, or one that is truncated.
+    """
+    path = _file(folder, WEIGHTS)
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def load_facts(folder: str | os.PathLike) -> dict[str, Any]:
@@ -185,10 +197,15 @@ def read_safetensors(
     Raises:
       UserError: missing, truncated, or not a safetensors file.
     """
+    with _opened(path) as file:
+        return {name: widened(file.get_tensor(name)) for name in filter(wanted, file.keys())}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="numpy") as file:
-            names = filter(wanted, file.keys())
-            return {name: widened(file.get_tensor(name)) for name in names}
+            yield file
     except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: cannot be read as safetensors ({error}). It may be truncated: get it again"

@@ -6,6 +6,7 @@ from moving_clips import PAN, STEP, moving_clip
 from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import DisFlow, make_estimator
 from ssp_jax.flow.mask import flow_masks
+from ssp_jax.json_files import write_sealed
 
 
 @pytest.mark.parametrize("size", [(96, 96), (80, 120), (120, 80)])
@@ -48,7 +49,7 @@ def test_narrow_frames_do_not_stop_it():
     assert np.isfinite(DisFlow()(*(np.ascontiguousarray(f[:, :4]) for f in frames))).all()
 
 
-def test_unknown_estimators_and_misplaced_weights(tmp_path):
+def test_unknown_estimators_and_misplaced_weights(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="dis or perceiver, got 'raft'"):
         make_estimator("raft")
     with pytest.raises(UserError, match="leave --weights out"):
@@ -58,6 +59,10 @@ def test_unknown_estimators_and_misplaced_weights(tmp_path):
     with pytest.raises(UserError, match="no weight folder"):
         make_estimator("perceiver", tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"one")
+    write_sealed(tmp_path / "weights.json", {"source": "vggish"})
+    with pytest.raises(UserError, match="weights imported as vggish, expected those of a flow"):
+        make_estimator("perceiver", tmp_path)
+    monkeypatch.setattr("ssp_jax.flow.perceiver.check_perceiver_weights", lambda _: None)
     settings = make_estimator("perceiver", tmp_path).settings
     (tmp_path / "weights.safetensors").write_bytes(b"two")
     assert make_estimator("perceiver", tmp_path).settings != settings
