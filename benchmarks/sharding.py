@@ -23,6 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from configs import demo
+from ssp_jax.devices import add_threads
 from ssp_jax.run import run
 
 _STEPS = flags.DEFINE_integer("steps", 20, "Of each training.", 1)
@@ -34,8 +35,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Of one training on --meshes, in
 def train(mesh: str, workdir: Path) -> None:
     """Trains and scores on one mesh, says when the first step is done."""
     data, fsdp = map(int, mesh.split("x"))
-    # More than the mesh has, since XLA has a thread for each and collectives block several.
-    jax.config.update("jax_num_cpu_devices", 8 * data * fsdp)
+    jax.config.update("jax_num_cpu_devices", data * fsdp)
+    add_threads()
     config = demo.get_config()
     config.stages, config.prepared_dir, config.log_every = "avs", _PREPARED.value, 1
     config.avs.steps = config.avs.eval_every = _STEPS.value

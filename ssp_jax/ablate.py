@@ -24,6 +24,7 @@ from ssp_jax.command_line import (
     run_command,
     show_own_log,
     start_processes,
+    tell_start,
 )
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.ablation import ablation_markdown, ablation_plot, summarise
@@ -188,6 +189,8 @@ def main(argv: list[str]) -> None:
     config, workdir = config_and_workdir("ablate-")
     with reported():
         start_processes()
+        what = f"{_SEEDS.value} x the rows of {', '.join(_TABLES.value)}, each"
+        tell_start(config, workdir, what)
         with contextlib.ExitStack() as stack:
             hold(stack, workdir)
             ablate(config, workdir, tables=_TABLES.value, seeds=_SEEDS.value)

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ssp_jax import preemption
+from ssp_jax.devices import device_line
 from ssp_jax.errors import UserError
+from ssp_jax.init_from import starting_weights
+from ssp_jax.other_logs import hush_others
 from ssp_jax.overrides import override, split_overrides
 from ssp_jax.processes import is_first, start
+from ssp_jax.run_folder import stage_names
 
 # An empty `sys_argv`: overrides are not left to ml_collections, see `ssp_jax.overrides`.
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", sys_argv=[])
@@ -25,11 +28,17 @@ _COORDINATOR = flags.DEFINE_string(
     "HOST:PORT of process 0 of several. All three are needed only where JAX does not find out by "
     "itself; see docs/scaling.md.",
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of the run.", lower_bound=1)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes",
+    None,
+    "Of the run. 1 alone: of this process only, whatever SLURM or another cluster says.",
+    lower_bound=1,
+)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0 on.", lower_bound=0)
 # Where the folder `configs` lies: in the package that a wheel installs, beside it in a checkout.
 _SHIPPED = (Path(__file__).parent, Path(__file__).parent.parent)
 _LOGGERS = ("ssp_jax", "tfds_builders")
+_LOG = logging.getLogger(__name__)
 # ml_collections and absl raise plain errors, some with a traceback inside the message, for misspelt
 # flags and for what a config file itself refuses.
 _MISTAKES = (flags.Error, AttributeError, TypeError, KeyError, ValueError, UserError)
@@ -51,6 +60,27 @@ def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
     return _CONFIG.value, Path(_WORKDIR.value or f"runs/{prefix}{name}")
 
 
+def tell_start(config: ConfigDict, workdir: Path, what: str = "train") -> None:
+    """Log what computes, what it does, and where, in three lines.
+
+    Args:
+      what: is done with the config's stages.
+
+    Raises:
+      UserError: the config asks for an unknown stage, or for none.
+    """
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    stages = ", then ".join(
+        f"{name} from {starting_weights(config, name) or 'scratch'}" for name in stage_names(config)
+    )
+    # Of a run, and of the runs of an ablation.
+    patterns = ("config.json", "*/config.json", "*/*/config.json")
+    there = any(next(workdir.glob(pattern), None) for pattern in patterns)
+    _LOG.info("%s", device_line())
+    _LOG.info("%s: %s %s", file, what, stages)
+    _LOG.info("in %s, %s", workdir.resolve(), "going on with what is there" if there else "anew")
+
+
 def find_config(path: str) -> str:
     """FILE.py or FILE.py:ARGUMENT as it is, or where it lies with the package: configs/demo.py.
 
@@ -69,9 +99,8 @@ def find_config(path: str) -> str:
 
 
 def show_own_log() -> None:
-    """Log lines of this project, and of no other, to the terminal."""
-    # Only this project's lines: orbax, TFDS and absl say dozens a minute that nobody asked for.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Log this project's lines to the terminal; of other packages' see `hush_others`."""
+    hush_others()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in _LOGGERS:

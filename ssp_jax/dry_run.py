@@ -14,6 +14,7 @@ from ssp_jax.clip_tokens import lacking_clip_tokens, token_shape
 from ssp_jax.data.companions import Companions, flow_settings
 from ssp_jax.data.datasets import DataSets, find_datasets, parse_word
 from ssp_jax.flow.store import lacking_flow
+from ssp_jax.init_from import starting_weights
 from ssp_jax.kept_features import feature_shapes
 from ssp_jax.phases import Phase
 from ssp_jax.prompts.texts import NO_TEXTS
@@ -84,7 +85,7 @@ def _data_line(config: ConfigDict, benchmark: str, folder: Path, facts: DatasetF
 
 def _stage_lines(stage: Stage) -> Iterator[str]:
     config, params = stage.config, stage.phases[0].states.shapes.params
-    start = stage.stage.init_from or config.init_from or "scratch"
+    start = starting_weights(config, stage.name) or "scratch"
     yield (
         f"stage {stage.name}: size {config.model.size}, input {stage.spec.frame_size} px, "
         f"{config.dtype}, from {start}"

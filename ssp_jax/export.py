@@ -19,6 +19,7 @@ frames: RGB, resized to the network's side; log_mel: `log_mel_windows` of ssp_ja
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from jaxtyping import Array
 
 from ssp_jax.batch import PROMPTS, AVBatch, fake_batch
 from ssp_jax.clip_tokens import token_shape
+from ssp_jax.devices import device_line
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.mask_prompts import soft_masks
@@ -190,6 +192,7 @@ def run(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("run", metavar="RUN", type=Path, help="of ssp_jax.main or ssp_jax.hub pull")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="new folder")
     flags = parser.parse_args(argv)
+    print(device_line(), file=sys.stderr)
     facts = export_run(flags.run, flags.out)
     checked = facts["checked"]
     return (

@@ -58,6 +58,14 @@ def _place(folder: Path) -> Path:
     )
 
 
+def starting_weights(config: ConfigDict, name: str) -> str:
+    """Return what a stage starts from as the config has it: words and folders, commas between.
+
+    '' where it starts from scratch.
+    """
+    return config[name].init_from or config.init_from
+
+
 def given_params(
     config: ConfigDict, name: str, folder: Path, states: StateMaker, key: jax.Array
 ) -> dict | None:
@@ -117,7 +125,7 @@ def _named(config: ConfigDict, name: str, folder: Path) -> list[tuple[str, Path]
     """Return the words of `init_from` of a stage, and the folders that they stand for."""
     stage, stages = config[name], {stage: folder.parent / stage for stage in STAGES}
     stages["avs"] = Path(stage.prompt.stage1 or stages["avs"])
-    words = [word.strip() for word in (stage.init_from or config.init_from).split(",")]
+    words = [word.strip() for word in starting_weights(config, name).split(",")]
     return [(word, stages.get(word) or Path(word)) for word in words if word]
 
 

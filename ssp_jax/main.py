@@ -21,6 +21,7 @@ from ssp_jax.command_line import (
     run_command,
     show_own_log,
     start_processes,
+    tell_start,
 )
 from ssp_jax.dry_run import dry_run
 from ssp_jax.evaluators.report import format_table
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
                 if is_first():
                     print(paragraph, flush=True)
             return
+        tell_start(config, workdir)
         results = run(config, workdir)
         if is_first():
             print(format_table(results))

@@ -1,14 +1,12 @@
 """What the commands without absl flags share: their parser, and how they end."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from absl import logging as absl_logging
-
 from ssp_jax.errors import UserError
+from ssp_jax.other_logs import hush_others
 
 
 def command_parser(module: str, about: str | None, examples: str = "") -> argparse.ArgumentParser:
@@ -26,11 +24,9 @@ def run_and_exit(run: Callable[[], Any], *, when_stopped: str = "") -> NoReturn:
     """End the process with the status that `run` returns, 0 if that is no number.
 
     A `UserError` becomes one message and status 1; Ctrl-C, where there is something to say
-    `when_stopped`, that and 130. What other packages say below an error is not shown.
+    `when_stopped`, that and 130. Of what other packages log see `hush_others`.
     """
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    for name in ("orbax", "jax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    hush_others()
     try:
         status = run()
     except UserError as error:

@@ -183,7 +183,9 @@ def alone() -> Iterator[None]:
 
 
 def _several() -> bool:
-    return jax.distributed.is_initialized() and distributed.global_state.num_processes > 1
+    """Whether the run has several processes, and they have found each other."""
+    state = distributed.global_state
+    return state.preemption_sync_manager is not None and state.num_processes > 1
 
 
 def _on_signal(number: int, frame) -> None:

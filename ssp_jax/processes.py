@@ -16,7 +16,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import Shaped
 
 from ssp_jax import preemption
+from ssp_jax.devices import add_threads
 from ssp_jax.errors import UserError
+from ssp_jax.waiting import waiting_is_told
 
 _LOG = logging.getLogger(__name__)
 _Value = TypeVar("_Value")
@@ -30,7 +32,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     """Join the run's other processes; call it before any JAX computation.
 
     Without arguments JAX looks for them itself (a TPU pod slice, GKE, SLURM, Open MPI), and where
-    it finds none, the run has this process alone.
+    it finds none, the run has this process alone. So it has with `num_processes` 1 and nothing
+    else, whatever JAX would find. Where others are waited for, a line says for whom.
 
     Args:
       coordinator: 'host:port' of process 0.
@@ -38,16 +41,25 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     Raises:
       UserError: only some of the three are given, or they cannot be, or the others cannot be found.
     """
+    add_threads()
     given = (coordinator, num_processes, process_id)
+    if given == (None, 1, None):
+        return
     if any(value is not None for value in given) and None in given:
         raise UserError(
             f"--coordinator={coordinator}, --num_processes={num_processes}, "
-            f"--process_id={process_id}: expected all three, or none where JAX finds out by itself"
+            f"--process_id={process_id}: expected all three, or none where JAX finds out by "
+            "itself, or --num_processes=1 alone"
         )
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise UserError(f"--coordinator={coordinator}: expected HOST:PORT of process 0")
     try:
-        jax.distributed.initialize(*given, shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT)
+        with waiting_is_told(found_by_jax=coordinator is None) as timeout:
+            jax.distributed.initialize(
+                *given,
+                initialization_timeout=timeout,
+                shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
+            )
     except ValueError as error:
         # How JAX says that it knows of no cluster here.
         if coordinator is None and "coordinator_address" in str(error):

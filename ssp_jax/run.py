@@ -23,6 +23,7 @@ from ssp_jax.run_folder import (
     write_results,
 )
 from ssp_jax.run_inputs import check_inputs_kept, keep_inputs, run_inputs
+from ssp_jax.run_machine import keep_machine
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
 from ssp_jax.stage_training import train_stage, trained_params
@@ -85,6 +86,7 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
         hold(stack, workdir)
         in_turn(lambda: check_workdir(config, workdir))
         in_turn(lambda: keep_inputs(workdir, inputs))
+        in_turn(lambda: keep_machine(config, workdir))
         return _run(config, workdir, stages, brief)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.devices import add_threads
 from ssp_jax.errors import UserError
 
 # Smaller arrays are cheaper to copy to every device than to gather before each use.
@@ -23,6 +24,7 @@ def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
     Raises:
       UserError: there are not so many devices, or all processes' devices cannot take part.
     """
+    add_threads()
     devices = jax.device_count()
     if fsdp < 1 or data < 0 or (devices % fsdp and not data):
         raise UserError(

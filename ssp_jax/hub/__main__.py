@@ -14,9 +14,9 @@ from ssp_jax.run_facts import read_facts
 from ssp_jax.weights.folder import check_new
 
 _PUSH = """\
-Write the best parameters of a run's stages (safetensors), its config without paths, its scores and
-a filled-in model card into a new folder, or into a repository of the Hugging Face hub, private
-unless --public. Log in there with `hf auth login`, or set HF_TOKEN."""
+Write the best parameters of a run's stages (safetensors), its config without what tells of the
+machine, its scores and a filled-in model card into a new folder, or into a repository of the
+Hugging Face hub, private unless --public. Log in there with `hf auth login`, or set HF_TOKEN."""
 _PULL = """\
 Bring such a folder or repository here. Only files of the known names are taken, no code is run,
 links that lead elsewhere are refused, and the network is built once to see that it is whole. Then

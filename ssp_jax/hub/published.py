@@ -1,4 +1,4 @@
-"""A trained run as a folder to hand on, which holds nothing that runs, and no path of a machine:
+"""A trained run as a folder to hand on, which holds nothing that runs, and nothing of a machine:
 
   README.md, config.json, facts.json, results.json, tokeniser/
   avs/, avss/                    the best parameters as weight folders (ssp_jax/weights/folder.py)
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from ssp_jax.config import OF_THE_MACHINE, base
+from ssp_jax.config_ranges import flat
 from ssp_jax.errors import UserError
 from ssp_jax.hub.card import model_card
 from ssp_jax.init_from import is_trained, read_weights
@@ -69,7 +71,7 @@ def write_published(run: Path, folder: Path, name: str, licence: str | None) -> 
         if (run / file).exists():
             shutil.copyfile(run / file, folder / file)
     results = read_results(run / RESULTS) if (run / RESULTS).exists() else {}
-    config = without_paths(config)
+    config = without_machine(config)
     write_sealed(folder / CONFIG, json.loads(config.to_json()))
     (folder / CARD).write_text(model_card(name, config, sizes, results, facts.code, licence))
 
@@ -105,10 +107,14 @@ def _own_licence(config: ConfigDict, stages: list[str]) -> str:
     return "apache-2.0"
 
 
-def without_paths(config: ConfigDict) -> ConfigDict:
-    """The config with nothing that names a place on a machine; of starting weights the names."""
+def without_machine(config: ConfigDict) -> ConfigDict:
+    """Return the config without what tells of a machine: paths, devices, workers, caches.
+
+    Of starting weights the names stay.
+    """
     config = config.copy_and_resolve_references()
-    config.update({"data_dir": "", "prepared_dir": "prepared"})
+    defaults = flat(base().to_dict())
+    config.update_from_flattened_dict({key: defaults[key] for key in OF_THE_MACHINE})
     config.texts.update({"tokeniser": "", "file": Path(config.texts.file).name})
     for section in INPUT_WEIGHTS:
         config[section].weights = ""
@@ -128,7 +134,8 @@ def read_published(
 ) -> None:
     """Bring what somebody has published into the empty `folder`, and look whether it is whole.
 
-    Names of files are this module's, never the source's, and the config's paths are taken out.
+    Names of files are this module's, never the source's, and the config gets no say about this
+    machine.
 
     Args:
       sizes: bytes of the source's files by relative path. fetch: (path, target) brings one here.
@@ -155,7 +162,7 @@ def read_published(
         if target.stat().st_size != size:
             raise UserError(f"{name}: {target.stat().st_size} bytes came, {size} were announced")
     try:
-        config = without_paths(read_facts(folder).config)
+        config = without_machine(read_facts(folder).config)
         write_sealed(folder / CONFIG, json.loads(config.to_json()))
         stages_of_run(folder)
     except UserError as error:

@@ -106,7 +106,10 @@ def audio_visual_contrast(
 
     def cross_entropy(rows: Float[Array, "N N"]) -> Float[Array, " N"]:
         # A row's own entry is always open, so that no row is empty and none gives a NaN.
-        return jax.nn.logsumexp(rows, axis=-1, where=negative | itself) - jnp.diagonal(rows)
+        # Not jnp.diagonal: its gradient is a conditional, and where collectives of several CPU
+        # devices are in conditionals XLA runs them in an order that differs between devices.
+        own = rows.sum(axis=-1, where=itself)
+        return jax.nn.logsumexp(rows, axis=-1, where=negative | itself) - own
 
     return _mean_over((cross_entropy(logits) + cross_entropy(logits.T)) / 2, counted)
 

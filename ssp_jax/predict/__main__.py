@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ssp_jax.command_line import read_config, show_own_log
+from ssp_jax.devices import device_line
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.plain_commands import command_parser
@@ -77,6 +78,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     texts = dict(zip(names, read_texts(flags.prompts, names), strict=True)) if flags.prompts else {}
     todo, failed = _readable(flags.videos, flags.out)
     if todo:
+        _LOG.info("%s", device_line())
         predictor = _predictor(flags.checkpoint, flags.config, changes)
         _tell_about_texts(predictor, flags.prompts)
     for video in todo:

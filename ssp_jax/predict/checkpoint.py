@@ -1,4 +1,7 @@
-"""Trained stages to predict with: of a run's folder, or of imported weights of AAVS."""
+"""Trained stages to predict with: of a run's folder, or of imported weights of AAVS.
+
+On whatever devices are here: what their config says of the mesh of a training is left aside.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -6,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from ssp_jax.config import base
 from ssp_jax.data.companions import Companions
 from ssp_jax.data.datasets import DataSets
 from ssp_jax.errors import UserError
@@ -82,6 +86,8 @@ def _opened(
             f"{where}: stage {name} is prompted with the masks of stage avs, which is not there: "
             "train it in the same run, or name its weight folder too, separated by a comma"
         )
+    config = config.copy_and_resolve_references()
+    config.mesh = base().mesh  # the devices that are here, not those that it was trained on
     companions, opened = Companions(config, data, ()), {}
     for needed in ("avs", name) if prompted else (name,):
         if config[needed].prompt.source == "truth":

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from ssp_jax.config import OF_THE_MACHINE, base
+from ssp_jax.config_ranges import flat
 from ssp_jax.hub import __main__ as hub_command
 from ssp_jax.hub import remote
 from ssp_jax.init_from import read_weights
+from ssp_jax.json_files import write_sealed
 from ssp_jax.predict import Predictor
 from ssp_jax.train_state import path_name
 from tests.commands import runner
@@ -123,6 +126,47 @@ def test_the_hub_is_another_place(command, trained, tmp_path, monkeypatch):
         status, _, error = command("pull", source, f"--out={tmp_path / 'none'}")
         assert (status, error.count("\n")) == (1, 1)
         assert message in error
+
+
+def _with(folder, target, **changes):
+    """A copy of the run's or published folder with other keys in its config."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("prepared", "compiled"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["sha256"]
+    for section, values in changes.items():
+        config[section] = {**config[section], **values} if isinstance(values, dict) else values
+    write_sealed(target / "config.json", config)
+    return target
+
+
+def test_what_is_handed_on_says_nothing_of_the_machine(command, trained, tmp_path):
+    machine = {
+        "mesh": {"data": 2, "fsdp": 4},
+        "data": {"num_workers": 7, "cache_mb": 12345},
+        "log_every": 777,
+        "trackers": "wandb",
+        "save_every_minutes": 77.0,
+        "data_dir": "/home/me/data",
+        "prepared_dir": "/home/me/prepared",
+    }
+    run = _with(trained[0], tmp_path / "run", **machine)
+    assert flat(machine).keys() == set(OF_THE_MACHINE)
+    command("push", run, f"--to={tmp_path / 'net'}")
+    published = flat(json.loads((tmp_path / "net/config.json").read_text()))
+    defaults = flat(base().to_dict())
+    assert {key: published[key] for key in OF_THE_MACHINE} == {
+        key: defaults[key] for key in OF_THE_MACHINE
+    }
+    # Older code pushed the mesh, too; there are not so many devices here.
+    old = _with(tmp_path / "net", tmp_path / "old", mesh={"data": 2, "fsdp": 64})
+    assert_is_the_run(old, trained)
+    status, _, error = command("pull", old, f"--out={tmp_path / 'pulled'}")
+    assert (status, error) == (0, "")
+    assert json.loads((tmp_path / "pulled/config.json").read_text())["mesh"] == {
+        "data": 0,
+        "fsdp": 1,
+    }
+    assert_is_the_run(tmp_path / "pulled", trained)
 
 
 def test_strangers_files_stay_data(command, published, tmp_path):
