@@ -142,13 +142,16 @@ def reported() -> Iterator[None]:
         preemption.leave("")
 
 
-def start_processes() -> None:
+def start_processes(*given: str | int | None) -> None:
     """Join the run's other processes, if there are any; of those that follow, only warnings show.
+
+    Args:
+      given: the arguments of `processes.start`; those of the absl flags, if none are given.
 
     Raises:
       UserError: see `processes.start`.
     """
-    start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    start(*(given or (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)))
     preemption.listen()
     if not is_first():
         for name in _LOGGERS:

@@ -13,6 +13,7 @@ from ssp_jax.batch import BACKBONE, AVBatch, fake_batch
 from ssp_jax.clip_tokens import lacking_clip_tokens, token_shape
 from ssp_jax.data.companions import Companions, flow_settings
 from ssp_jax.data.datasets import DataSets, find_datasets, parse_word
+from ssp_jax.evaluation import is_going_on, open_evaluation
 from ssp_jax.flow.store import lacking_flow
 from ssp_jax.init_from import starting_weights
 from ssp_jax.kept_features import feature_shapes
@@ -58,6 +59,51 @@ def dry_run(config: ConfigDict, workdir: Path) -> Iterator[str]:
             yield _phase_line(stage, phase)
     state = "holds this run, which would go on" if there else "would be new"
     yield f"dry run: nothing was prepared, trained or written; {workdir} {state}"
+
+
+def evaluation_dry_run(
+    config: ConfigDict, weights: Sequence[Path], workdir: Path, splits: Sequence[str]
+) -> Iterator[str]:
+    """Paragraphs about an evaluation of these weights, each as soon as it is known.
+
+    Reads the weights and compiles the prediction. Prepares no data and writes nothing, but an index
+    of the clips beside data that are prepared.
+
+    Raises:
+      UserError: as the evaluation itself would, as far as that shows without data.
+    """
+    facts: dict[str, DatasetFacts] = {}
+
+    def find(config: ConfigDict, words: Sequence[str]) -> DataSets:
+        data, found = find_datasets(config, words)
+        facts.update(found)
+        return data
+
+    opened = open_evaluation(config, weights, workdir, splits, find, _DryCompanions)
+    there, folders = is_going_on(opened), opened.folders
+    yield "\n".join(
+        ["data", *(_data_line(config, name, folders[name], facts[name]) for name in facts)]
+    )
+    for name, stage in opened.stages.items():
+        lines = [
+            f"stage {name}: size {config.model.size}, input {stage.spec.frame_size} px, "
+            f"{config.dtype}, protocol {config.protocol} at {stage.spec.label_size} px, from "
+            + ",".join(map(str, opened.sources[name]))
+        ]
+        if name not in opened.sets:
+            lines.append("  is not scored; its masks prompt the other")
+        for key, words in opened.sets.get(name, {}).items():
+            known = _counts(stage, words) if _is_prepared(words, stage.data) else ["not prepared"]
+            lines.append(f"  {key}, {words}: {', '.join(known)}")
+        lines.append(parameter_table(stage.param_shapes, {}))
+        compiled = stage.predict.lower(stage.param_shapes, batch_shapes(stage)).compile()
+        lines.append(
+            f"  a batch of {stage.stage.batch_size} frames: {step_cost(compiled)} "
+            f"({stage.mesh.size} x {jax.devices()[0].device_kind})"
+        )
+        yield "\n".join(lines)
+    state = "holds this evaluation, which would go on" if there else "would be new"
+    yield f"dry run: nothing was prepared, scored or written; {workdir} {state}"
 
 
 class _DryCompanions(Companions):
@@ -144,8 +190,8 @@ def _phase_line(stage: Stage, phase: Phase) -> str:
     )
 
 
-def batch_shapes(stage: Stage, phase: Phase) -> AVBatch:
-    """Shapes and types of the phase's training batches."""
+def batch_shapes(stage: Stage, phase: Phase | None = None) -> AVBatch:
+    """Shapes and types of the phase's training batches, or of batches to predict."""
     spec, config, size = stage.spec, stage.config, stage.stage.batch_size
     batch = fake_batch(
         size,
@@ -159,7 +205,7 @@ def batch_shapes(stage: Stage, phase: Phase) -> AVBatch:
         visual_tokens=token_shape(stage.clip) if stage.clip else None,
     )
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    if not config.data.kept_features or phase.trains_encoder:
+    if phase is None or not config.data.kept_features or phase.trains_encoder:
         return batch
     maps = feature_shapes(stage.graphdef, phase.states.shapes.params, spec.frame_size)
     dtype = jnp.dtype(config.data.kept_features)

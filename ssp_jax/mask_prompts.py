@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ssp_jax import preemption
 from ssp_jax.batch import AVBatch
-from ssp_jax.checksums import array_checksums
+from ssp_jax.checksums import digest_of
 from ssp_jax.data.mask_store import MaskStore, open_store
 from ssp_jax.errors import UserError
 from ssp_jax.processes import gather_rows, in_turn, is_first
@@ -50,8 +50,7 @@ class Stage1Masks:
     @functools.cached_property
     def model_id(self) -> str:
         """Changes with any bit of the parameters."""
-        sums = json.dumps(array_checksums(self.params), sort_keys=True)
-        return hashlib.sha256(sums.encode()).hexdigest()[:16]
+        return digest_of(self.params)
 
     def store(self, words: str, sounds: str) -> MaskStore:
         """The masks of 'benchmark:split' words under `sounds` (see `eval_batches`), complete.

@@ -89,6 +89,14 @@ class FrameCounts:
         """The frames of both; neither may hold a frame of the other."""
         return type(self)(self.chunks + other.chunks)
 
+    def gathered(self) -> dict[str, np.ndarray]:
+        """Return all counts with a leading axis of frames, in no order; `cls((these,))` holds them.
+
+        Of several processes, the frames of all; each has to ask. Empty where nothing was added.
+        """
+        names = self.chunks[0] if self.chunks else ()
+        return gather_rows({n: np.concatenate([chunk[n] for chunk in self.chunks]) for n in names})
+
     def frames(self) -> dict[str, np.ndarray]:
         """All counts with a leading axis of frames, ordered by clip, then second.
 
@@ -99,9 +107,7 @@ class FrameCounts:
           ValueError: a frame was scored twice, as happens when an uneven split is filled up with
             repeated examples that are not marked invalid.
         """
-        names = self.chunks[0] if self.chunks else ()
-        joined = {name: np.concatenate([chunk[name] for chunk in self.chunks]) for name in names}
-        joined = gather_rows(joined)
+        joined = self.gathered()
         if not joined or not len(joined["clip"]):
             raise UserError(
                 "no annotated frame was scored: expected at least one annotated clip in the split; "

@@ -49,8 +49,11 @@ def stage_names(config: ConfigDict) -> list[str]:
     return [name for name in known if name in asked]
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: ConfigDict, *, trains: bool = True) -> None:
     """Choices that can be judged before any data are prepared.
+
+    Args:
+      trains: False for who only scores; what a training alone needs may then be missing.
 
     Raises:
       UserError: a number below its range, an unknown stage, protocol, size, dtype, schedule, plan
@@ -75,7 +78,7 @@ def check_config(config: ConfigDict) -> None:
     check_kept_features(config)
     check_choices(**{name: config.flow[name] for name in CHOICES})
     for name in names:
-        for plan in plan_phases(config, name):
+        for plan in plan_phases(config, name) if trains else ():
             make_schedule(plan.optim, plan.end - plan.start)
         prompt = config[name].prompt
         if not 0 <= prompt.truth + prompt.predicted <= 1 or min(prompt.truth, prompt.predicted) < 0:

@@ -28,9 +28,9 @@ from ssp_jax.models.ssp import OWN_REFERENCES
 from ssp_jax.phases import make_phases, reads_texts
 from ssp_jax.prompts.tokeniser import check_vocabulary
 from ssp_jax.protocols import get_protocol
-from ssp_jax.sharding import make_mesh, put_batch
+from ssp_jax.sharding import make_mesh, put_batch, state_sharding
 from ssp_jax.summary import parameter_table
-from ssp_jax.train_state import split_model
+from ssp_jax.train_state import seed_key, split_model
 from ssp_jax.train_step import make_mask_prompt, make_predict
 
 # config.<stage>.prompt.source -> what the reference is in prediction, see `FrameReader.read`.
@@ -78,6 +78,10 @@ class Stage:
       companions: what lies beside the run's clips; of this stage's alone, if not given.
       masks_of: (words, sounds) -> the masks that stage 1 predicted for these clips, where this
         stage is prompted with them; to be set before training and scoring.
+      trains: False for who only predicts or scores: no phases are planned, so the config may lack
+        what only a training needs, and there is no optimiser.
+      phases: those of its training, empty if it does not train.
+      param_shapes, param_shardings: of the network's parameters, as a tree.
     """
 
     config: ConfigDict
@@ -86,6 +90,7 @@ class Stage:
     folder: Path
     companions: Companions | None = None
     masks_of: Callable[[str, str], MaskStore] | None = None
+    trains: bool = True
 
     def __post_init__(self):
         config, stage = self.config, self.config[self.name]
@@ -153,13 +158,18 @@ class Stage:
             self.graphdef, init = split_model(make_model)
         except ValueError as error:
             raise UserError(f"config.model: {error}") from error
-        self.phases = make_phases(config, self.name, init, self.mesh)
-        shapes, self.shardings = self.phases[0].states.shapes, self.phases[0].states.shardings
+        self.phases = make_phases(config, self.name, init, self.mesh) if self.trains else ()
+        self.param_shapes = (
+            self.phases[0].states.shapes.params
+            if self.phases
+            else jax.eval_shape(init, seed_key(0))
+        )
+        self.param_shardings = state_sharding(self.mesh, self.param_shapes)
         trained = {phase.plan.name or "trained": phase.trained for phase in self.phases}
         _LOG.info(
             "%s: size %s, input %d px, %s, %d device%s\n%s",
             *(self.name, config.model.size, self.spec.frame_size, config.dtype, self.mesh.size),
-            *("" if self.mesh.size == 1 else "s", parameter_table(shapes.params, trained)),
+            *("" if self.mesh.size == 1 else "s", parameter_table(self.param_shapes, trained)),
         )
         self.predict = self.make_predict(self.spec.label_size)
 
@@ -188,14 +198,12 @@ class Stage:
 
     def make_predict(self, size: int) -> Callable:
         """`train_step.make_predict` at another scored size."""
-        return make_predict(
-            self.graphdef, self.mesh, self.shardings.params, size, self.config.dtype
-        )
+        return make_predict(self.graphdef, self.mesh, self.param_shardings, size, self.config.dtype)
 
     @functools.cached_property
     def mask_prompt(self) -> Callable:
         """`train_step.make_mask_prompt`; of a stage that is `prompted`."""
-        return make_mask_prompt(self.graphdef, self.mesh, self.shardings.params, self.config.dtype)
+        return make_mask_prompt(self.graphdef, self.mesh, self.param_shardings, self.config.dtype)
 
     def put(self, batch):
         """A host batch on the devices."""

@@ -213,7 +213,7 @@ def _best(stage: Stage, checkpoints: Checkpoints, params: dict) -> dict:
     if checkpoints.best_step() is None:
         return params
     _LOG.info("%s: best validation at step %d", stage.name, checkpoints.best_step())
-    return checkpoints.restore_best(params, stage.shardings.params)
+    return checkpoints.restore_best(params, stage.param_shardings)
 
 
 def _selected_by(values: dict[str, float]) -> float:

@@ -22,9 +22,10 @@ _PLACES = ("DIR", "VERSION", "MASKS", "WEIGHTS")
 _TRAINING = ("ssp_jax.main", "ssp_jax.ablate")
 # Commands that need what no test has, and what they name then.
 _LACKING = {
-    "ssp_jax.weights": r"(mask2former-swin|vggish|bert-base|REFERENCE|runs/s4/avs|PyTorch)",
+    "ssp_jax.weights": r"(mask2former-swin|vggish|bert-base|REFERENCE|runs/s4/avs|s4\.pth|PyTorch)",
     "ssp_jax.prompts": r"(GPU|torch|accelerate)",
     "ssp_jax.report": r"runs/baseline",
+    "ssp_jax.evaluate": r"(runs/demo|weights/aavs_s4|runs/avss/avs)",
     "ssp_jax.export": r"runs/demo",
     "ssp_jax.hub": r"(runs/demo: no run|published/demo: no such folder)",
     "ssp_jax.predict": r"(concert\.mp4|runs/demo)",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssp_jax import evaluate
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
 from ssp_jax.processes import start
@@ -60,12 +61,12 @@ def _by_slurm(number, port):
     return [], {name: str(value) for name, value in variables.items()}
 
 
-def _in_two_processes(folder, *arguments, started=_by_flags):
-    """[(exit status, output) of process 0, of process 1] of `python -m ssp_jax.main`."""
+def _in_two_processes(folder, *arguments, started=_by_flags, module="ssp_jax.main"):
+    """[(exit status, output) of process 0, of process 1] of `python -m <module>`."""
     port, commands = _free_port(), []
     for number in range(2):
         flags, variables = started(number, port)
-        commands.append((["-m", "ssp_jax.main", *flags, *arguments], variables))
+        commands.append((["-m", module, *flags, *arguments], variables))
     return _both(folder, commands)
 
 
@@ -163,6 +164,26 @@ def test_a_checkpoint_of_two_processes_is_taken_up_by_one_and_back(runs):
             done = _train_in_two(workdir, prepared, "--config.stages=avs")
             assert "going on at step 2" in done[0][1]
         _assert_close(_losses(workdir, "avs"), before)
+
+
+@slow
+def test_two_processes_score_weights_as_one_does(runs, tmp_path):
+    one = runs[2]
+    # Each batch is saved by both, or by none.
+    arguments = [f"--weights={one}", f"--workdir={tmp_path / 'out'}", "--config.save_masks=True"]
+    done = _in_two_processes(tmp_path, *arguments, module="ssp_jax.evaluate")
+    assert [status for status, _ in done] == [0, 0], done
+    assert "protocol official" in done[0][1]
+    assert "protocol official" not in done[1][1]
+    results = [json.loads((w / "results.json").read_text()) for w in (one, tmp_path / "out")]
+    for name, result in results[0].items():
+        flat = [_flat(x) for x in (result, results[1][name])]
+        assert flat[0] == pytest.approx(flat[1], abs=1e-5, nan_ok=True), name
+    # What they kept is taken up by one process, which has nothing left to count.
+    (tmp_path / "out/results.json").unlink()
+    evaluate.run(arguments)
+    again = json.loads((tmp_path / "out/results.json").read_text())
+    assert again == results[1]
 
 
 def test_what_two_processes_share(tmp_path):

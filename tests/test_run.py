@@ -211,7 +211,7 @@ def test_stage_two_starts_from_stage_one(whole_run, prepared):
     stage = Stage(config, "avss", open_datasets(config, config.avss.train), Path("unused"))
     states = stage.phases[0].states
     new = states.new(jax.random.key(0)).params
-    folder, shardings = whole_run[0] / "avs", stage.shardings.params
+    folder, shardings = whole_run[0] / "avs", stage.param_shardings
     params, anew, unused = initial_params([folder], new, shardings, ("class_head",))
     # Another number of classes; every other parameter is taken.
     assert anew == [f"network/mask_decoder/class_head/{leaf}" for leaf in ("bias", "kernel")]
@@ -239,7 +239,7 @@ def test_all_of_ssp_starts_from_what_is_visible(prepared, tmp_path):
     folders = [tmp_path / name for name in ("objects", "avs")]
     # Where it sounds alone needs no classes, so what words say of them is new.
     alone = ("network/text_classes/",)
-    params, anew, _ = initial_params(folders, new, stage.shardings.params, alone)
+    params, anew, _ = initial_params(folders, new, stage.param_shardings, alone)
     assert sorted(anew) == [f"network/text_classes/words/{name}" for name in ("bias", "kernel")]
     # The class head is that of the objects, all else that of stage 1.
     for folder, part in zip(folders, ("class_head", "mask_head"), strict=True):

@@ -1,7 +1,7 @@
 """Predicted masks as PNG files, as `python -m ssp_jax.score` reads them."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -40,17 +40,11 @@ def palette_picture(labels: Integer[np.ndarray, "h w"]) -> Image.Image:
     return picture
 
 
-def save_masks(
-    folder: Path,
-    batches: Iterable[AVBatch],
-    pictures: Callable[[AVBatch], Iterable[Image.Image]],
-    uids: Sequence[str],
-    first: int,
-) -> None:
-    """`folder`/<uid>/<n>.png of every annotated frame, all of them or none.
+def start_masks(folder: Path, uids: Sequence[str], *, go_on: bool = False) -> Path:
+    """Return the folder beside the new `folder` that masks are first written into.
 
     Args:
-      pictures: one per slot of a batch. uids: of the clips. first: number of a clip's first frame.
+      uids: of the clips. go_on: keep what an interrupted writing left there.
 
     Raises:
       UserError: a uid that cannot name a folder.
@@ -58,19 +52,39 @@ def save_masks(
     for uid in uids:
         if reason := unsafe_name(uid):
             raise UserError(f"masks of clip {uid!r}: its name {reason}; prepare the data again")
-    partial = folder.with_name(folder.name + ".partial")
-    in_turn(lambda: is_first() and shutil.rmtree(partial, ignore_errors=True))
-    for batch in batches:
-        for slot, picture in enumerate(pictures(batch)):
-            if batch.annotated[slot]:
-                home = partial / uids[batch.clip[slot]]
-                home.mkdir(parents=True, exist_ok=True)
-                path = home / f"{batch.second[slot] + first}.png"
-                path.write_bytes(encode_png(picture))
+    partial = partial_folder(folder)
+    if not go_on:
+        in_turn(lambda: is_first() and shutil.rmtree(partial, ignore_errors=True))
+    return partial
+
+
+def write_masks(
+    partial: Path, batch: AVBatch, pictures: Iterable[Image.Image], uids: Sequence[str], first: int
+) -> None:
+    """Write `partial`/<uid>/<n>.png of a batch's annotated frames.
+
+    Args:
+      pictures: one per slot of the batch. first: number of a clip's first frame.
+    """
+    for slot, picture in enumerate(pictures):
+        if batch.annotated[slot]:
+            home = partial / uids[batch.clip[slot]]
+            home.mkdir(parents=True, exist_ok=True)
+            path = home / f"{batch.second[slot] + first}.png"
+            path.write_bytes(encode_png(picture))
+
+
+def finish_masks(folder: Path) -> None:
+    """Give what was written the name `folder`, in place of what is there."""
 
     def finish():
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        partial_folder(folder).rename(folder)
 
     in_turn(lambda: None)  # until every process has written its frames
     in_turn(lambda: is_first() and finish())
+
+
+def partial_folder(folder: Path) -> Path:
+    """Return where the masks of `folder` lie until all are there."""
+    return folder.with_name(folder.name + ".partial")

@@ -20,9 +20,10 @@ from ssp_jax.errors import UserError
 from ssp_jax.hub.card import model_card
 from ssp_jax.init_from import is_trained, read_weights
 from ssp_jax.json_files import write_sealed
-from ssp_jax.predict.checkpoint import NAMES, stages_of_run
+from ssp_jax.predict.checkpoint import stages_of_run
 from ssp_jax.run_facts import FACTS, INPUT_WEIGHTS, TOKENISER, read_facts
 from ssp_jax.run_folder import STAGES, read_results
+from ssp_jax.stage_sources import NAMES
 from ssp_jax.weights import folder as weight_folder
 from ssp_jax.weights.folder import load_facts, save_weights
 from tfds_builders.prepare import GENERATED

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssp_jax.evaluation_folder import read_evaluation
 from ssp_jax.evaluators.report import PREDICTORS, SOUNDS, score_rows
 from ssp_jax.files import write_whole
 from ssp_jax.report import cards, plots, progress
@@ -44,7 +45,11 @@ def run_page(workdir: Path, records: Mapping[str, Record], config: Mapping) -> s
     sections += [
         (f"set-{key}", _title(record), _test_set(record)) for key, record in records.items()
     ]
-    sections.append(("training", "Training", _training(workdir)))
+    evaluation = read_evaluation(workdir)
+    if evaluation is None:
+        sections.append(("training", "Training", _training(workdir)))
+    else:
+        sections.append(("weights", "Weights", _weights(evaluation["weights"])))
     sections.append(("config", "Config", _config(config)))
     links = [tag("a", title, href=f"#{anchor}") for anchor, title, _ in sections]
     return document(
@@ -186,17 +191,18 @@ def _classes(record: Record) -> list[Markup]:
             note += f" {len(rows)} of {count} classes occur; the others count as 0 in mIoU and F."
         if record["num_padded"]:
             note += f" Background also has {record['num_padded']} frames that fill up short clips."
+    trained = [row for row in rows if row["trained"] is not None]
     listed = cards.card(
         "Classes, best first",
         table(
-            ["", "IoU", "F", "frames", "training clips"],
+            ["", "IoU", "F", "frames", *(["training clips"] if trained else [])],
             [
                 [
                     row["name"],
                     bar(row["iou"]),
                     percent(row["fscore"]),
                     row["count"],
-                    "–" if row["trained"] is None else row["trained"],
+                    *(["–" if row["trained"] is None else row["trained"]] if trained else []),
                 ]
                 for row in rows
             ],
@@ -204,7 +210,6 @@ def _classes(record: Record) -> list[Markup]:
         ),
         note=note,
     )
-    trained = [row for row in rows if row["trained"] is not None]
     if len(trained) < 2:
         return [listed]
     title = "IoU of classes over their training clips"
@@ -263,6 +268,15 @@ def _views(record: Record, rank: str) -> Markup:
             )
         )
     return cards.cards(*boxes, class_="clips")
+
+
+def _weights(weights: Mapping[str, Mapping]) -> Markup:
+    rows = [[stage, ", ".join(of["from"]), of["digest"]] for stage, of in weights.items()]
+    return cards.card(
+        "Scored, not trained here",
+        table(["stage", "from", "digest"], rows),
+        note="The digest changes with any bit of the weights.",
+    )
 
 
 def _training(workdir: Path) -> Markup:

@@ -103,11 +103,13 @@ def _benchmarks(words: str) -> set[str]:
 def _classes(stage: Stage, words: str, scored, frames, result) -> list[dict]:
     """Per class: of the semantic task's metric, or of the frames of clips whose category names it;
     with the number of training clips whose category does, None where categories say nothing."""
-    train = stage.data.source(stage.words["train"]["train"]).table.category
     names = stage.data.class_names[1:] if not stage.binary else stage.data.sound_names
     if not names:
         return []
-    in_training = _named(train, names)
+    in_training = None
+    if stage.trains:  # else the training clips are not to be opened, perhaps not even here
+        train = stage.data.source(stage.words["train"]["train"])
+        in_training = _named(train.table.category, names)
     if not stage.binary:
         trained = [None, *(in_training or [None] * len(names))]
         values = zip(
@@ -143,10 +145,16 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def record_path(folder: Path, name: str) -> Path:
+    """Return where the record of a test set lies, below the folder of its stage."""
+    return folder / FOLDER / f"{name}.json"
+
+
 def write_record(folder: Path, record: Record) -> None:
     """Into the folder of its stage, whole."""
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_whole(folder / FOLDER / f"{record['name']}.json", json.dumps(record) + "\n")
+    path = record_path(folder, record["name"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(record) + "\n")
 
 
 def read_records(workdir: Path) -> dict[str, Record]:

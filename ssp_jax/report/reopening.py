@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssp_jax.errors import UserError
+from ssp_jax.evaluation_folder import read_evaluation
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.report.clips import View, clip_views
 from ssp_jax.report.record import Record
@@ -25,6 +26,11 @@ def reopened_views(
         another version of this project; see `open_stages`.
     """
     config = run_config(workdir)
+    if read_evaluation(workdir) is not None:
+        raise UserError(
+            f"{workdir}: an evaluation, which holds no weights to predict with; compare the runs "
+            "themselves, or without clips: --clips=0"
+        )
     try:
         if not Path(config.prepared_dir).is_dir():
             raise UserError(
