@@ -27,9 +27,10 @@ from ssp_jax.data.transforms import decode_labels
 from ssp_jax.flow.estimators import DisFlow, PairFlow
 from ssp_jax.flow.mask import CHOICES, camera_motion, flow_masks
 from ssp_jax.flow.store import clip_flows
+from ssp_jax.places import define_path
 from tfds_builders.avs_builtin import prepare_builtin
 
-_PREPARED = flags.DEFINE_string("prepared_dir", "prepared", "where prepared data sets go")
+_PREPARED = define_path("prepared_dir", "prepared", "where prepared data sets go")
 _FRAMES = flags.DEFINE_integer("frame_size", 96, "side of the stored frames", 16)
 _SIZE = flags.DEFINE_integer("size", 112, "side of the stored flow", 16)
 

@@ -31,6 +31,7 @@ from ssp_jax.models.resize import resize_bilinear
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.models.ssp import STRIDES
 from ssp_jax.models.vta import VTA
+from ssp_jax.places import define_path
 from ssp_jax.run import open_stages
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import training_batches
@@ -45,8 +46,8 @@ WAYS = (
     "mean:mask_features:4",
 )
 _WAYS = flags.DEFINE_multi_enum("way", list(WAYS), WAYS, "Reader, what it sees, and its stride.")
-_OBJECTS = flags.DEFINE_string("objects", None, "Weights: the stage's folder.", required=True)
-_PREPARED = flags.DEFINE_string("prepared", "prepared", "Prepared data.")
+_OBJECTS = define_path("objects", None, "Weights: the stage's folder.", required=True)
+_PREPARED = define_path("prepared", "prepared", "Prepared data.")
 _STEPS = flags.DEFINE_integer("steps", 600, "Of each training.", 4)
 _RATES = flags.DEFINE_multi_float("rate", [1e-3, 3e-3], "Highest rates of Adam, a row each.")
 

@@ -18,8 +18,9 @@ import matplotlib
 from absl import app, flags
 
 from benchmarks.full_size import described_mesh, full_size_step
+from ssp_jax.places import define_path
 
-_OUT = flags.DEFINE_string("out", "growth.png", "The plot.")
+_OUT = define_path("out", "growth.png", "The plot.")
 _SIZE = flags.DEFINE_string("size", "base", "Of ssp_jax/models/sizes.py.")
 _KIND = flags.DEFINE_string("kind", "aavs", "Of configs/avss.py.")
 _STAGE = flags.DEFINE_string("stage", "avss", "avs or avss.")

@@ -32,13 +32,14 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from ssp_jax.checkpoints import read_newest
 from ssp_jax.command_line import show_own_log
+from ssp_jax.places import define_path
 from ssp_jax.preemption import EXIT_STATUS, INTERRUPTED_STATUS
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments and delays.")
 _SIGNALS = flags.DEFINE_list("signals", ["SIGKILL"], "Sent in turn.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "Of the run, on this machine.", 1)
-_FOLDER = flags.DEFINE_string("folder", None, "An empty one, kept; default a temporary one.")
+_FOLDER = define_path("folder", None, "An empty one, kept; default a temporary one.")
 
 ROOT = Path(__file__).parent.parent
 _START = "---- start ----\n"

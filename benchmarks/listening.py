@@ -15,9 +15,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from configs import demo
+from ssp_jax.places import define_path
 from ssp_jax.run import run
 
-_RUNS = flags.DEFINE_string("runs", "runs/listening", "Folder of the runs.")
+_RUNS = define_path("runs", "runs/listening", "Folder of the runs.")
 _STEPS = flags.DEFINE_integer("steps", 800, "Training steps of each run.", 1)
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
 _SPLIT = flags.DEFINE_enum("split", "val", ["val", "test"], "Choose on val; report on test.")

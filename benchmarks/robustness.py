@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 from configs import demo
 from ssp_jax.command_line import show_own_log
 from ssp_jax.evaluators.report import format_table
+from ssp_jax.places import define_path
 from ssp_jax.run import run
 
-_RUNS = flags.DEFINE_string("runs", "runs/robustness", "Folder of the runs.")
-_PREPARED = flags.DEFINE_string("prepared_dir", "prepared", "As config.prepared_dir.")
+_RUNS = define_path("runs", "runs/robustness", "Folder of the runs.")
+_PREPARED = define_path("prepared_dir", "prepared", "As config.prepared_dir.")
 _SHARE = flags.DEFINE_float("share", 0.2, "Of the clips with a replaced sound.", 0.0, 1.0)
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
 

@@ -13,7 +13,6 @@ somewhere in a frame whose truth does not have them, each of which mIoU counts w
 import collections
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from absl import app, flags
@@ -27,6 +26,7 @@ from ssp_jax.run import open_stages
 from ssp_jax.run_facts import run_config
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import trained_params
+from tfds_builders.places import local_path
 
 _STAGE = flags.DEFINE_enum("stage", "avss", ["avs", "avss"], "Of the runs.")
 SMALLEST = 20  # pixels of an object that counts; fewer are an edge behind another object
@@ -140,7 +140,7 @@ def main(argv):
     """Prints a row per run and test set."""
     show_own_log()
     print(f"| run | clips | {' | '.join(_COLUMNS)} |\n|---|---|{'---|' * len(_COLUMNS)}")
-    for workdir in map(Path, argv[1:]):
+    for workdir in map(local_path, argv[1:]):
         config = run_config(workdir)
         config.stages = _STAGE.value
         stages = open_stages(config, workdir)

@@ -24,12 +24,13 @@ from absl import app, flags
 
 from configs import demo
 from ssp_jax.devices import add_threads
+from ssp_jax.places import define_path
 from ssp_jax.run import run
 
 _STEPS = flags.DEFINE_integer("steps", 20, "Of each training.", 1)
-_PREPARED = flags.DEFINE_string("prepared", "prepared", "Prepared data.")
+_PREPARED = define_path("prepared", "prepared", "Prepared data.")
 _MESHES = flags.DEFINE_list("meshes", ["1x1", "2x1", "4x1", "8x1", "4x2"], "data x fsdp.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of one training on --meshes, in this process.")
+_WORKDIR = define_path("workdir", None, "Of one training on --meshes, in this process.")
 
 
 def train(mesh: str, workdir: Path) -> None:

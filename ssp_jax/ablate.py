@@ -186,8 +186,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
     show_own_log()
-    config, workdir = config_and_workdir("ablate-")
     with reported():
+        config, workdir = config_and_workdir("ablate-")
         start_processes()
         what = f"{_SEEDS.value} x the rows of {', '.join(_TABLES.value)}, each"
         tell_start(config, workdir, what)

@@ -7,7 +7,6 @@ before: so the best that belongs to a `last` is the newest one up to its step.
 
 import logging
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,15 @@ from ssp_jax.checkpoint_files import (
     stored_shapes,
 )
 from ssp_jax.errors import UserError
+from ssp_jax.files import absolute, is_remote, move_folder, remove_folder
 from ssp_jax.train_state import StateMaker, TrainState
 
 _LOG = logging.getLogger(__name__)
 _NO_BEST = "{folder}: no checkpoint to start from; expected a trained stage there"
 # Name of the arrays.
 _ITEMS = {"last": "state", "best": "params"}
+# On gs:// what has no such file is to Orbax no checkpoint.
+_WHOLE = "commit_success.txt"
 
 
 class Checkpoints:
@@ -53,7 +55,7 @@ class Checkpoints:
         Raises:
           UserError: the folder cannot be written.
         """
-        self._folder = folder = folder.resolve()
+        self._folder = folder = absolute(folder)
         self._read_only = read_only
         options = {"read_only": read_only, "cleanup_tmp_directories": not read_only}
 
@@ -62,7 +64,7 @@ class Checkpoints:
 
         try:
             if not read_only and jax.process_index() == 0:
-                shutil.rmtree(folder / "deleted", ignore_errors=True)
+                remove_folder(folder / "deleted")
             self._last, self._best = manager("last", 2), manager("best", None)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error})") from error
@@ -239,16 +241,18 @@ class Checkpoints:
             ) from error
 
     def _remove(self, manager: ocp.CheckpointManager, step: int, into: str) -> None:
-        """Rename at once, so that no half of it is taken for a checkpoint."""
+        """Rename at once, or on gs:// take its mark, so that no half passes for a checkpoint."""
         if self._read_only:
             return
         if jax.process_index() == 0:
+            source = manager.directory / str(step)
             target = self._folder / into / f"{manager.directory.name}-{step}"
-            target.parent.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            Path(manager.directory / str(step)).rename(target)
+            if is_remote(source):
+                (source / _WHOLE).unlink(missing_ok=True)
+            if into == "damaged" or not is_remote(source):
+                move_folder(source, target)
             if into == "deleted":
-                shutil.rmtree(target.parent)
+                remove_folder(source if is_remote(source) else target.parent)
         multihost_utils.sync_global_devices(f"removed {manager.directory.name} {step}")
         manager.reload()
 
@@ -298,7 +302,7 @@ def read_newest(folder: Path, which: str) -> dict[str, np.ndarray] | None:
     Raises:
       UserError: they are damaged.
     """
-    path = Path(folder).resolve() / which
+    path = absolute(folder) / which
     if not path.is_dir():
         return None
     manager = open_manager(path, _ITEMS[which], read_only=True)

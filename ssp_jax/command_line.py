@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,15 +14,19 @@ from ml_collections import ConfigDict, config_flags
 from ssp_jax import preemption
 from ssp_jax.devices import device_line
 from ssp_jax.errors import UserError
+from ssp_jax.files import absolute
 from ssp_jax.init_from import starting_weights
 from ssp_jax.other_logs import hush_others
 from ssp_jax.overrides import override, split_overrides
+from ssp_jax.places import define_path, read_places, run_path, run_word
 from ssp_jax.processes import is_first, start
 from ssp_jax.run_folder import stage_names
 
 # An empty `sys_argv`: overrides are not left to ml_collections, see `ssp_jax.overrides`.
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", sys_argv=[])
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default runs/[COMMAND-]<config name>.")
+_WORKDIR = define_path(
+    "workdir", None, "Folder, may be on gs://; default runs/[COMMAND-]<config name>.", run_word
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
@@ -52,12 +57,17 @@ _GO_ON = "Once there is room or permission, the same command goes on from the la
 
 
 def config_and_workdir(prefix: str = "") -> tuple[ConfigDict, Path]:
-    """What --config and --workdir say; without the latter runs/<prefix><name of the config>."""
+    """Return what --config and --workdir say; without the latter runs/<prefix><config's name>.
+
+    Raises:
+      UserError: see `read_places`.
+    """
     if _CONFIG.value is None:
         raise app.UsageError(_MISSING)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     name = name.split(":")[0].removesuffix(".py")
-    return _CONFIG.value, Path(_WORKDIR.value or f"runs/{prefix}{name}")
+    read_places(_CONFIG.value)
+    return _CONFIG.value, run_path(_WORKDIR.value or f"runs/{prefix}{name}")
 
 
 def tell_start(config: ConfigDict, workdir: Path, what: str = "train") -> None:
@@ -78,7 +88,7 @@ def tell_start(config: ConfigDict, workdir: Path, what: str = "train") -> None:
     there = any(next(workdir.glob(pattern), None) for pattern in patterns)
     _LOG.info("%s", device_line())
     _LOG.info("%s: %s %s", file, what, stages)
-    _LOG.info("in %s, %s", workdir.resolve(), "going on with what is there" if there else "anew")
+    _LOG.info("in %s, %s", absolute(workdir), "going on with what is there" if there else "anew")
 
 
 def find_config(path: str) -> str:
@@ -87,7 +97,7 @@ def find_config(path: str) -> str:
     Raises:
       UserError: no such file.
     """
-    file, colon, argument = path.partition(":")
+    file, colon, argument = os.path.expanduser(path).partition(":")
     for folder in (Path(), *_SHIPPED):
         if (folder / file).is_file():
             return f"{folder / file}{colon}{argument}"
@@ -189,7 +199,7 @@ def read_config(path: str, changes: Sequence[str] = ()) -> ConfigDict:
     """The config of a file, as --config=path and `changes` ('--config.seed=1') would give it.
 
     Raises:
-      UserError: no such file, or a change that it does not take.
+      UserError: no such file, a change that it does not take, or see `read_places`.
     """
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, "", values, sys_argv=[])
@@ -198,6 +208,7 @@ def read_config(path: str, changes: Sequence[str] = ()) -> ConfigDict:
     except _MISTAKES as error:
         raise UserError(_one_line(error)) from error
     override(holder.value, changes)
+    read_places(holder.value)
     return holder.value
 
 

@@ -15,6 +15,8 @@ from ssp_jax.dry_run import evaluation_dry_run
 from ssp_jax.errors import UserError
 from ssp_jax.evaluation import SPLITS, open_evaluation, run_evaluation
 from ssp_jax.evaluators.report import format_table
+from ssp_jax.files import absolute
+from ssp_jax.places import run_path
 from ssp_jax.plain_commands import command_parser
 from ssp_jax.processes import is_first
 from ssp_jax.protocols import get_protocol, protocol_names
@@ -64,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SPLIT[,SPLIT]",
         help=f"whose sets of the config are scored: {' or '.join(SPLITS)} (%(default)s)",
     )
-    add("--workdir", type=Path, metavar="DIR", help="(runs/evaluate-NAME, by config or folder)")
+    add("--workdir", type=run_path, metavar="DIR", help="(runs/evaluate-NAME, by config or folder)")
     add("--dry_run", action="store_true", help="only say what would be scored, in how much memory")
     add("--coordinator", metavar="HOST:PORT", help="of several processes, see docs/scaling.md")
     add("--num_processes", type=int, metavar="N", help="likewise")
@@ -89,7 +91,7 @@ def run(argv: Sequence[str] | None = None) -> None:
       UserError: see `read_config`, `open_evaluation`, `run_evaluation`.
     """
     flags, changes = _parse(argv)
-    weights = [Path(word) for word in _listed(flags.weights)]
+    weights = [run_path(word) for word in _listed(flags.weights)]
     splits = _splits(flags.splits)
     config, name = _config(flags.config, changes, weights)
     workdir = flags.workdir or Path(f"runs/evaluate-{name}")
@@ -142,7 +144,7 @@ def _config(
     stage_asked = any(change.startswith("--config.stages=") for change in changes)
     if weights[0] != run and not stage_asked:
         config.stages = weights[0].name
-    return config, run.resolve().name
+    return config, absolute(run).name
 
 
 def _by_protocol(

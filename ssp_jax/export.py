@@ -35,6 +35,7 @@ from ssp_jax.devices import device_line
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.mask_prompts import soft_masks
+from ssp_jax.places import run_path
 from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.predict.checkpoint import TrainedStage, stages_of_run
 from ssp_jax.predict.clips import SECONDS
@@ -42,6 +43,7 @@ from ssp_jax.stage import REFERENCES, Stage
 from ssp_jax.train_state import path_name
 from ssp_jax.train_step import class_scores
 from ssp_jax.weights.folder import check_new
+from tfds_builders.places import local_path
 
 FUNCTION, WEIGHTS, FACTS = "function.bin", "weights.npz", "facts.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -189,8 +191,10 @@ def run(argv: Sequence[str] | None = None) -> str:
       UserError: see `export_run`.
     """
     parser = command_parser("ssp_jax.export", __doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="of ssp_jax.main or ssp_jax.hub pull")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="new folder")
+    parser.add_argument(
+        "run", metavar="RUN", type=run_path, help="of ssp_jax.main or ssp_jax.hub pull"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", type=local_path, help="new folder")
     flags = parser.parse_args(argv)
     print(device_line(), file=sys.stderr)
     facts = export_run(flags.run, flags.out)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ssp_jax.checkpoints import best_shapes, has_begun, read_best
 from ssp_jax.errors import UserError
+from ssp_jax.places import run_path
 from ssp_jax.run_folder import STAGES
 from ssp_jax.train_state import StateMaker, named_leaves, path_name, replace_leaves
 from ssp_jax.weights.folder import is_weight_folder, load_weights, weight_shapes
@@ -124,9 +125,9 @@ def check_init_from(
 def _named(config: ConfigDict, name: str, folder: Path) -> list[tuple[str, Path]]:
     """Return the words of `init_from` of a stage, and the folders that they stand for."""
     stage, stages = config[name], {stage: folder.parent / stage for stage in STAGES}
-    stages["avs"] = Path(stage.prompt.stage1 or stages["avs"])
+    stages["avs"] = run_path(stage.prompt.stage1 or stages["avs"])
     words = [word.strip() for word in starting_weights(config, name).split(",")]
-    return [(word, stages.get(word) or Path(word)) for word in words if word]
+    return [(word, stages.get(word) or run_path(word)) for word in words if word]
 
 
 def initial_params(

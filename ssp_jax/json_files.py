@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ssp_jax.errors import UserError
-from ssp_jax.files import write_whole
+from ssp_jax.files import size_of, write_whole
 
 MAX_BYTES, MAX_DEPTH = 256 << 20, 64
 _SEAL = "sha256"
@@ -20,13 +19,11 @@ def load_json(path: Path, *, hook: Callable[[list[tuple[str, Any]]], Any] | None
     Raises:
       OSError: it cannot be read. ValueError: no JSON, no plain file, of absurd size or depth.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a file")
-    if status.st_size > MAX_BYTES:
-        raise ValueError(f"{status.st_size >> 20} MiB; expected at most {MAX_BYTES >> 20}")
+    size = size_of(path)
+    if size > MAX_BYTES:
+        raise ValueError(f"{size >> 20} MiB; expected at most {MAX_BYTES >> 20}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=hook)
+        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=hook)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level = [content]

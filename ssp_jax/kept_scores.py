@@ -6,6 +6,7 @@ numbers, bit by bit, as one that was not.
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import time
@@ -26,6 +27,7 @@ from ssp_jax.data.batches import Batches
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.frame_facts import FrameFacts
 from ssp_jax.evaluators.motion import MotionState
+from ssp_jax.files import write_whole
 from ssp_jax.metrics_counts import FrameCounts
 from ssp_jax.processes import is_first
 
@@ -132,7 +134,8 @@ class KeptCounts:
         if not self.path.exists():
             return 0, empty
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            content = io.BytesIO(self.path.read_bytes())
+            with np.load(content, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(arrays.pop(_ABOUT).tobytes())
             if about["of"] != self.about:
@@ -154,10 +157,9 @@ class KeptCounts:
             return
         about = json.dumps({"of": self.about, "done": done}).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, **{_ABOUT: np.frombuffer(about, np.uint8)}, **arrays)
-        temporary.replace(self.path)
+        content = io.BytesIO()
+        np.savez(content, **{_ABOUT: np.frombuffer(about, np.uint8)}, **arrays)
+        write_whole(self.path, content.getvalue())
 
 
 def count(

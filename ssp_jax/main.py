@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: expected only --flags")
     show_own_log()
-    config, workdir = config_and_workdir()
     with reported():
+        config, workdir = config_and_workdir()
         start_processes()
         if _DRY_RUN.value:
             logging.getLogger("ssp_jax.stage").setLevel(logging.WARNING)  # says the same

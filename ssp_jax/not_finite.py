@@ -1,6 +1,7 @@
 """Steps whose numbers are not finite: which part, on which clips, and how to see it again."""
 
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -61,8 +62,9 @@ class Dump:
         folder = self.folder / f"step-{step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {k: v for k, v in dataclasses.asdict(batch).items() if v is not None}
-        with (folder / f"batch-{jax.process_index()}.npz").open("wb") as file:
-            np.savez(file, **arrays)
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)
+        (folder / f"batch-{jax.process_index()}.npz").write_bytes(packed.getvalue())
         slots = multihost_utils.process_allgather(
             np.stack([batch.clip, batch.second], 1), tiled=True
         )

@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 
 from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import DataSets, check_data_dir, open_datasets
+from ssp_jax.files import absolute
 from ssp_jax.folder_lock import sole_writer
 from ssp_jax.mask_prompts import prompt_by
+from ssp_jax.places import run_path
 from ssp_jax.processes import in_turn, is_first
 from ssp_jax.report.harmless import harmless
 from ssp_jax.report.page import write_page
@@ -60,7 +62,7 @@ def open_stages(
     data = in_turn(lambda: open_data(config, words))
     folders = {name: workdir / name for name in needed}
     if prompted and config.avss.prompt.stage1:
-        folders["avs"] = Path(config.avss.prompt.stage1)
+        folders["avs"] = run_path(config.avss.prompt.stage1)
     companions = make_companions(config, data, words)
     return {name: Stage(config, name, data, folders[name], companions) for name in needed}
 
@@ -128,7 +130,7 @@ def keep_compiled(workdir: Path) -> None:
     CPUs keep none, see `processes.start`.
     """
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+        jax.config.update("jax_compilation_cache_dir", str(absolute(workdir / "compiled")))
 
 
 def keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:

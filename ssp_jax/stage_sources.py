@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
 from ssp_jax.init_from import initial_params, is_trained, read_weights
+from ssp_jax.places import run_path
 from ssp_jax.run_facts import run_config
 from ssp_jax.stage import Stage
 from ssp_jax.weights.folder import is_weight_folder, load_facts
@@ -22,7 +23,7 @@ def run_sources(workdir: Path, config: ConfigDict) -> dict[str, Path]:
     """Return stage -> its folder, of the stages that a run of this config has trained."""
     folders = {name: workdir / name for name in NAMES.values() if name in config}
     if "avss" in folders and config.avss.prompt.stage1:
-        folders["avs"] = Path(config.avss.prompt.stage1)
+        folders["avs"] = run_path(config.avss.prompt.stage1)
     return {name: folder for name, folder in folders.items() if is_trained(folder)}
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from ssp_jax.errors import UserError
-from ssp_jax.files import write_whole
+from ssp_jax.files import absolute, is_remote, write_whole
 from ssp_jax.processes import is_first
 
 NAMES = ("tensorboard", "wandb")
@@ -130,12 +130,12 @@ class WandB:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, uuid.uuid4().hex + "\n")
-        group = folder.absolute().parent.name
+        group = absolute(folder).parent.name
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ssp_jax"),
             id=path.read_text().strip(),
             resume="allow",
-            dir=str(folder),
+            dir=None if is_remote(folder) else str(folder),  # None: where wandb itself puts it
             group=group,
             name=f"{group}/{folder.name}",
             config=config.to_dict(),

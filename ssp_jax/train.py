@@ -161,6 +161,7 @@ class Loop:
 
     def _save(self, state: TrainState, progress: Progress, *, evaluated: bool) -> None:
         progress.evaluated = evaluated
+        self.writer.flush()  # whoever goes on from here writes only later steps
         saved = self.batches.get_state() | {"loop": dataclasses.asdict(progress)}
         self.checkpoints.save(state, saved)
 

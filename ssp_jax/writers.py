@@ -2,11 +2,17 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 from ssp_jax.errors import UserError
+from ssp_jax.files import is_remote, write_whole
 from ssp_jax.processes import is_first
 from ssp_jax.trackers import Trackers
+
+# Seconds between two writings on gs://, where nothing is appended, the file is written anew each
+# time, and one object takes a write a second.
+_APART = 2.0
 
 
 class MetricsWriter:
@@ -30,6 +36,7 @@ class MetricsWriter:
           UserError: something else is in the file's place.
         """
         self._path, self._trackers = folder / "metrics.jsonl", trackers
+        self._lines, self._written = [], -math.inf
         if not is_first():
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,12 +45,10 @@ class MetricsWriter:
                 raise UserError(f"{self._path}: expected a file; move away what is there")
             last = resume_step or -1
             lasts = last, last if evaluated else last - 1
-            lines = self._path.read_text(errors="replace").splitlines()
-            kept = [line for line in lines if _is_kept(line, *lasts)]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(self._path)
-            self._tell_again(resume_step, kept)
+            lines = self._path.read_bytes().decode(errors="replace").splitlines()
+            self._lines = [line + "\n" for line in lines if _is_kept(line, *lasts)]
+            write_whole(self._path, "".join(self._lines))
+            self._tell_again(resume_step, self._lines)
 
     def _tell_again(self, step: int, lines: list[str]) -> None:
         for numbers in map(json.loads, lines):
@@ -58,13 +63,26 @@ class MetricsWriter:
         line = {"step": step} | {
             name: float(value) if math.isfinite(value) else None for name, value in scalars.items()
         }
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        text = json.dumps(line) + "\n"
+        if not is_remote(self._path):
+            with self._path.open("a") as file:
+                file.write(text)
+        else:
+            self._lines.append(text)
+            if time.monotonic() - self._written > _APART:
+                self.flush()
         if self._trackers is not None:
             self._trackers.write(step, scalars)
 
+    def flush(self) -> None:
+        """Bring to gs:// what was not yet; elsewhere every line is in the file at once."""
+        if self._lines and is_first() and is_remote(self._path):
+            write_whole(self._path, "".join(self._lines))
+            self._written = time.monotonic()
+
     def close(self) -> None:
-        """Close the trackers."""
+        """Finish writing, and close the trackers."""
+        self.flush()
         if self._trackers is not None:
             self._trackers.close()
 

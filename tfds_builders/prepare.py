@@ -28,6 +28,7 @@ from tfds_builders.base import (
     prepare_dataset,
 )
 from tfds_builders.facts import DatasetFacts, read_dataset_facts
+from tfds_builders.places import local_path
 
 DEFAULT_PREPARED_DIR = "prepared"
 
@@ -161,16 +162,17 @@ def main(arguments: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--benchmark", required=True, choices=list(BENCHMARKS))
-    parser.add_argument("--source", help="the folder as downloaded")
-    parser.add_argument("--prepared_dir", default=DEFAULT_PREPARED_DIR, help="(%(default)s)")
+    parser.add_argument("--source", type=local_path, help="the folder as downloaded")
+    parser.add_argument(
+        "--prepared_dir", type=local_path, default=DEFAULT_PREPARED_DIR, help="(%(default)s)"
+    )
     parser.add_argument("--frame_size", type=int, help="store frames as N x N pixels")
     parser.add_argument("--allow_missing", action="store_true", help="prepare what is whole")
     parser.add_argument(
         "--repeat_last_frame", action="store_true", help="of clips that start at second 6"
     )
-    flags = vars(parser.parse_args(arguments))
     try:
-        folder = prepare(**flags)
+        folder = prepare(**vars(parser.parse_args(arguments)))
         facts = read_dataset_facts(folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

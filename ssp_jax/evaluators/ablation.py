@@ -1,11 +1,14 @@
 """Scores of several rows and seeds as a table in Markdown and as a plot."""
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from ssp_jax.files import write_whole
 
 # {test set: {score: [a value a seed]}} of one row.
 RowScores = Mapping[str, Mapping[str, Sequence[float]]]
@@ -112,6 +115,6 @@ def ablation_plot(path: Path, rows: Mapping[str, RowScores]) -> None:
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(rows)), list(rows))
     axes[0].invert_yaxis()
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_whole(path, picture.getvalue())

@@ -1,5 +1,6 @@
 """A picture of predictions beside the truth."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.files import write_whole
 from tfds_builders.classes import palette
 
 
@@ -56,6 +58,6 @@ def save_picture(
             present = [class_names[c] for c in np.unique(labels) if c > 0]
             axis.set_xlabel(", ".join(present) or "silence", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_whole(path, picture.getvalue())

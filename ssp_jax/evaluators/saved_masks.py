@@ -1,6 +1,5 @@
 """Predicted masks as PNG files, as `python -m ssp_jax.score` reads them."""
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from ssp_jax.batch import AVBatch
 from ssp_jax.errors import UserError
+from ssp_jax.files import is_remote, move_folder, remove_folder
 from ssp_jax.metrics_binary import object_score
 from ssp_jax.processes import in_turn, is_first
 from ssp_jax.protocols import ScoreRule
@@ -43,6 +43,8 @@ def palette_picture(labels: Integer[np.ndarray, "h w"]) -> Image.Image:
 def start_masks(folder: Path, uids: Sequence[str], *, go_on: bool = False) -> Path:
     """Return the folder beside the new `folder` that masks are first written into.
 
+    On gs://, where no folder is renamed, they are written where they stay, one after the other.
+
     Args:
       uids: of the clips. go_on: keep what an interrupted writing left there.
 
@@ -54,7 +56,7 @@ def start_masks(folder: Path, uids: Sequence[str], *, go_on: bool = False) -> Pa
             raise UserError(f"masks of clip {uid!r}: its name {reason}; prepare the data again")
     partial = partial_folder(folder)
     if not go_on:
-        in_turn(lambda: is_first() and shutil.rmtree(partial, ignore_errors=True))
+        in_turn(lambda: is_first() and remove_folder(partial))
     return partial
 
 
@@ -77,14 +79,12 @@ def write_masks(
 def finish_masks(folder: Path) -> None:
     """Give what was written the name `folder`, in place of what is there."""
 
-    def finish():
-        shutil.rmtree(folder, ignore_errors=True)
-        partial_folder(folder).rename(folder)
-
+    partial = partial_folder(folder)
     in_turn(lambda: None)  # until every process has written its frames
-    in_turn(lambda: is_first() and finish())
+    if partial != folder:
+        in_turn(lambda: is_first() and move_folder(partial, folder))
 
 
 def partial_folder(folder: Path) -> Path:
     """Return where the masks of `folder` lie until all are there."""
-    return folder.with_name(folder.name + ".partial")
+    return folder if is_remote(folder) else folder.with_name(folder.name + ".partial")

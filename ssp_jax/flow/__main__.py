@@ -17,6 +17,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.flow.estimators import NAMES, make_estimator
 from ssp_jax.flow.store import add_flow, open_flow
 from ssp_jax.plain_commands import command_parser
+from tfds_builders.places import local_path
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -26,10 +27,14 @@ def run(arguments: Sequence[str] | None = None) -> None:
       UserError: see `make_estimator`, `add_flow`; no such data set or split.
     """
     parser = command_parser("ssp_jax.flow", __doc__)
-    parser.add_argument("--prepared", required=True, metavar="DIR", help="prepared data set")
+    parser.add_argument(
+        "--prepared", required=True, type=local_path, metavar="DIR", help="prepared data set"
+    )
     parser.add_argument("--split", action="append", help="may be repeated; default: all splits")
     parser.add_argument("--estimator", default="dis", choices=NAMES, help="(%(default)s)")
-    parser.add_argument("--weights", metavar="DIR", help="weight folder, for perceiver")
+    parser.add_argument(
+        "--weights", type=local_path, metavar="DIR", help="weight folder, for perceiver"
+    )
     parser.add_argument(
         "--size", type=int, default=112, help="longer side of the stored flow (%(default)s)"
     )

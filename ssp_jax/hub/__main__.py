@@ -8,10 +8,12 @@ from pathlib import Path
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.hub.published import read_published, write_published
-from ssp_jax.hub.remote import open_source, repository, upload
+from ssp_jax.hub.remote import folder_or_repository, open_source, repository, upload
+from ssp_jax.places import run_path
 from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.run_facts import read_facts
 from ssp_jax.weights.folder import check_new
+from tfds_builders.places import local_path
 
 _PUSH = """\
 Write the best parameters of a run's stages (safetensors), its config without what tells of the
@@ -41,8 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     push = commands.add_parser(
         "push", help="hand a run on", description=_PUSH, epilog=_PUSH_EXAMPLES, **raw
     )
-    push.add_argument("run", metavar="RUN", type=Path, help="--workdir of a run")
-    push.add_argument("--to", required=True, metavar="DIR_or_hf://user/name")
+    push.add_argument("run", metavar="RUN", type=run_path, help="--workdir of a run")
+    push.add_argument(
+        "--to", required=True, type=folder_or_repository, metavar="DIR_or_hf://user/name"
+    )
     push.add_argument(
         "--licence", help="of the weights, as the hub names it; needed unless all was generated"
     )
@@ -51,8 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     pull = commands.add_parser(
         "pull", help="take one", description=_PULL, epilog=_PULL_EXAMPLES, **raw
     )
-    pull.add_argument("source", metavar="DIR_or_hf://user/name[@revision]")
-    pull.add_argument("--out", required=True, metavar="DIR", type=Path, help="new folder")
+    pull.add_argument(
+        "source", type=folder_or_repository, metavar="DIR_or_hf://user/name[@revision]"
+    )
+    pull.add_argument("--out", required=True, metavar="DIR", type=local_path, help="new folder")
     pull.add_argument(
         "--max_gb", type=float, default=8.0, help="refuse what is larger in all (%(default)s)"
     )

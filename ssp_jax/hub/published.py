@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 from ssp_jax.config import OF_THE_MACHINE, base
 from ssp_jax.config_ranges import flat
 from ssp_jax.errors import UserError
+from ssp_jax.files import copy_file
 from ssp_jax.hub.card import model_card
 from ssp_jax.init_from import is_trained, read_weights
 from ssp_jax.json_files import write_sealed
+from ssp_jax.places import run_path
 from ssp_jax.predict.checkpoint import stages_of_run
 from ssp_jax.run_facts import FACTS, INPUT_WEIGHTS, TOKENISER, read_facts
 from ssp_jax.run_folder import STAGES, read_results
@@ -67,10 +69,10 @@ def write_published(run: Path, folder: Path, name: str, licence: str | None) -> 
             _copy_weights(Path(config[section].weights), folder / target)
     if (run / TOKENISER).exists():
         (folder / TOKENISER).mkdir()
-        shutil.copyfile(run / TOKENISER / "tokenizer.json", folder / TOKENISER / "tokenizer.json")
+        copy_file(run / TOKENISER / "tokenizer.json", folder / TOKENISER / "tokenizer.json")
     for file in (FACTS, RESULTS):
         if (run / file).exists():
-            shutil.copyfile(run / file, folder / file)
+            copy_file(run / file, folder / file)
     results = read_results(run / RESULTS) if (run / RESULTS).exists() else {}
     config = without_machine(config)
     write_sealed(folder / CONFIG, json.loads(config.to_json()))
@@ -79,7 +81,7 @@ def write_published(run: Path, folder: Path, name: str, licence: str | None) -> 
 
 def _stage_folder(config: ConfigDict, run: Path, name: str) -> Path:
     stage1 = config.avss.prompt.stage1 if name == "avs" and "avss" in config else ""
-    return Path(stage1 or run / name)
+    return run_path(stage1 or run / name)
 
 
 def _needs(config: ConfigDict, section: str) -> bool:

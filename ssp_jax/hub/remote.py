@@ -10,10 +10,16 @@ from huggingface_hub import HfApi
 
 from ssp_jax.checkpoint_files import first_line
 from ssp_jax.errors import UserError
+from tfds_builders.places import expanded
 
 _HUB = "hf://"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 Source = tuple[dict[str, int], Callable[[str, Path], None]]
+
+
+def folder_or_repository(word: str) -> str:
+    """Return what stands for 'hf://...' or a local folder, see `expanded`; an argparse `type`."""
+    return word if word.startswith(_HUB) else expanded(word)
 
 
 def repository(word: str) -> tuple[str, str | None] | None:

@@ -12,6 +12,7 @@ from ssp_jax.command_line import read_config, show_own_log
 from ssp_jax.devices import device_line
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
+from ssp_jax.places import run_path, run_words
 from ssp_jax.plain_commands import command_parser
 from ssp_jax.predict.checkpoint import is_weights
 from ssp_jax.predict.overlay import write_overlay
@@ -20,6 +21,7 @@ from ssp_jax.predict.reading import VideoReader
 from ssp_jax.predict.writing import PredictionWriter, spans
 from ssp_jax.prompts.texts import NO_TEXTS, Texts, read_texts
 from ssp_jax.weights.folder import check_new
+from tfds_builders.places import local_path
 
 _ABOUT = """\
 Mark in videos, second by second, what sounds. For every VIDEO a new folder OUT/<its name> gets
@@ -43,10 +45,11 @@ _LOG = logging.getLogger("ssp_jax.predict")  # also where this module is __main_
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("ssp_jax.predict", _ABOUT, _EXAMPLES)
     add = parser.add_argument
-    add("videos", nargs="+", metavar="VIDEO", type=Path)
+    add("videos", nargs="+", metavar="VIDEO", type=local_path)
     add(
         "--checkpoint",
         required=True,
+        type=run_words,
         metavar="DIR",
         help="the --workdir of a run: its stage avss, prompted by its avs, or avs alone, which "
         "names no classes; or folders of imported weights, separated by commas",
@@ -56,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.py",
         help="of imported weights; --config.dtype=bfloat16 and the like change it",
     )
-    add("--prompts", metavar="FILE.json", help="texts of the videos, see below")
-    add("--out", default="predictions", metavar="DIR", type=Path, help="(%(default)s)")
+    add("--prompts", type=local_path, metavar="FILE.json", help="texts of the videos, see below")
+    add("--out", default="predictions", metavar="DIR", type=local_path, help="(%(default)s)")
     return parser
 
 
@@ -123,7 +126,7 @@ def _check_names(videos: Sequence[Path], out: Path) -> None:
 
 
 def _predictor(checkpoint: str, config: str | None, changes: Sequence[str]) -> Predictor:
-    folders = [Path(word) for word in map(str.strip, checkpoint.split(",")) if word]
+    folders = [run_path(word) for word in map(str.strip, checkpoint.split(",")) if word]
     if folders and is_weights(folders):
         if not config:
             raise UserError(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from ssp_jax.mask_prompts import soft_masks
+from ssp_jax.places import run_path
 from ssp_jax.predict.checkpoint import TrainedStage, stages_of_run, stages_of_weights
 from ssp_jax.predict.clips import PlainClip, as_waveform, check_frames, cut
 from ssp_jax.predict.inputs import InputMaker
@@ -72,7 +73,7 @@ class Predictor:
         Raises:
           UserError: see `stages_of_run`.
         """
-        return cls(stages_of_run(Path(workdir)))
+        return cls(stages_of_run(run_path(workdir)))
 
     @classmethod
     def from_weights(cls, config: ConfigDict, folders: Sequence[str | Path]) -> "Predictor":
@@ -81,7 +82,7 @@ class Predictor:
         Raises:
           UserError: see `stages_of_weights`.
         """
-        return cls(stages_of_weights(config, [Path(folder) for folder in folders]))
+        return cls(stages_of_weights(config, [run_path(folder) for folder in folders]))
 
     def __call__(
         self,

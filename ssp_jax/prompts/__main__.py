@@ -10,6 +10,7 @@ from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.prompts.generate import TextMaker
 from ssp_jax.prompts.multimodal import check_machine, load_answer
 from tfds_builders.facts import read_dataset_facts
+from tfds_builders.places import expanded, local_path
 
 _ABOUT = """\
 Ask a multimodal model two questions about every clip of a prepared data set (location and
@@ -36,9 +37,26 @@ def _parser() -> argparse.ArgumentParser:
         help="its texts.wordings are the questions, changed by --config.texts.wordings.scene=... "
         "and .sounding=..., where {scene} is the first answer",
     )
-    add("--prepared", required=True, metavar="FOLDER", help="as the preparing command names it")
-    add("--out", required=True, metavar="FILE.json", help="new, or begun by the same command")
-    add("--model", default="openbmb/MiniCPM-o-2_6", help="hub name or folder (%(default)s)")
+    add(
+        "--prepared",
+        required=True,
+        type=local_path,
+        metavar="FOLDER",
+        help="as the preparing command names it",
+    )
+    add(
+        "--out",
+        required=True,
+        type=local_path,
+        metavar="FILE.json",
+        help="new, or begun by the same command",
+    )
+    add(
+        "--model",
+        default="openbmb/MiniCPM-o-2_6",
+        type=expanded,
+        help="hub name or folder (%(default)s)",
+    )
     add("--revision", help="commit or branch of the model on the hub")
     add("--trust_remote_code", action="store_true", help="run the code that the model brings")
     add("--split", default="", help="splits, separated by commas (all)")

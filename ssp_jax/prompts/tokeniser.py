@@ -9,8 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from ssp_jax.errors import UserError
-from ssp_jax.files import write_whole
+from ssp_jax.files import size_of, write_whole
 from ssp_jax.json_files import read_object
+from ssp_jax.places import run_path
 from ssp_jax.prompts.texts import Texts
 
 _JSON, _VOCABULARY, _OPTIONS_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
@@ -70,7 +71,7 @@ class Tokeniser:
         Raises:
           UserError: the folder cannot be written.
         """
-        _write(Path(folder) / _JSON, _serialized(self._backend))
+        _write(run_path(folder) / _JSON, _serialized(self._backend))
 
     def digest(self) -> str:
         """Return the SHA-256 of what `save` writes, as hexadecimal digits."""
@@ -164,7 +165,7 @@ def check_vocabulary(tokeniser: Tokeniser, num_embeddings: int, where: str) -> N
 
 
 def _file(name: str | Path) -> Path:
-    path = Path(name).expanduser()
+    path = run_path(name)
     if not path.exists():
         path = _from_hub(str(name))
     if path.is_dir():
@@ -172,7 +173,9 @@ def _file(name: str | Path) -> Path:
         if not found:
             raise UserError(f"{path}: has neither {_JSON} nor {_VOCABULARY}")
         path = found[0]
-    if path.stat().st_size > _MAX_BYTES:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file")
+    if size_of(path) > _MAX_BYTES:
         raise UserError(f"{path}: more than {_MAX_BYTES >> 20} MiB; BERT's vocabularies have one")
     if path.suffix not in (".json", ".txt"):
         raise UserError(f"{path}: expected {_JSON}, {_VOCABULARY}, or a folder with one of them")
@@ -209,7 +212,7 @@ def _options(path: Path) -> dict[str, bool]:
 
 def _from_json(path: Path) -> Tokenizer:
     try:
-        backend = Tokenizer.from_file(str(path))
+        backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # what the library raises is a bare Exception
         raise UserError(f"{path}: cannot be read as a tokeniser ({error})") from error
     wordpiece = isinstance(backend.model, models.WordPiece)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ssp_jax.command_line import show_own_log
 from ssp_jax.errors import UserError
-from ssp_jax.files import write_whole
+from ssp_jax.files import absolute, write_whole
+from ssp_jax.places import run_path
 from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.report.comparison import comparison_page
 from ssp_jax.report.page import PAGE, write_page
+from tfds_builders.places import local_path
 
 _ABOUT = f"""\
 Write the report of a run as one HTML page, RUN/{PAGE}, which a run does by itself at its end; or
@@ -27,8 +29,8 @@ _DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("ssp_jax.report", _ABOUT, _EXAMPLES)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the --workdir of python -m ssp_jax.main")
-    add("other", type=Path, metavar="OTHER", nargs="?", help="a run to compare it with")
+    add("run", type=run_path, metavar="RUN", help="the --workdir of python -m ssp_jax.main")
+    add("other", type=run_path, metavar="OTHER", nargs="?", help="a run to compare it with")
     add(
         "--clips",
         type=int,
@@ -37,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         help="shown of every test set where OTHER is ahead, and as many where RUN is; 0 needs no "
         "data (%(default)s)",
     )
-    add("--out", type=Path, metavar="FILE.html", help="the comparison's page")
+    add("--out", type=local_path, metavar="FILE.html", help="the comparison's page")
     return parser
 
 
@@ -60,7 +62,7 @@ def run(argv: Sequence[str] | None = None) -> Path:
     except _DAMAGED as error:
         runs = " or ".join(str(run) for run in (flags.run, flags.other) if run)
         raise UserError(f"{runs}: records of another version, or damaged ({error!r})") from error
-    path = flags.out or flags.run / f"comparison-{flags.other.resolve().name}.html"
+    path = flags.out or flags.run / f"comparison-{absolute(flags.other).name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
     return path

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssp_jax.errors import UserError
+from ssp_jax.files import absolute
 from ssp_jax.report import cards, plots, progress
 from ssp_jax.report.clips import View
 from ssp_jax.report.markup import Markup, document, percent, table, tag
@@ -79,7 +80,7 @@ def comparison_page(runs: tuple[Path, Path], clips: int) -> str:
 
 
 def _names(runs: tuple[Path, Path]) -> tuple[str, str]:
-    short = tuple(run.resolve().name for run in runs)
+    short = tuple(absolute(run).name for run in runs)
     return short if short[0] != short[1] else tuple(map(str, runs))
 
 

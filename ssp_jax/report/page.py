@@ -8,7 +8,7 @@ import numpy as np
 
 from ssp_jax.evaluation_folder import read_evaluation
 from ssp_jax.evaluators.report import PREDICTORS, SOUNDS, score_rows
-from ssp_jax.files import write_whole
+from ssp_jax.files import absolute, write_whole
 from ssp_jax.report import cards, plots, progress
 from ssp_jax.report.markup import Markup, bar, document, joined, percent, table, tag
 from ssp_jax.report.published import BENCHMARKS, METHODS, benchmark_of
@@ -38,7 +38,7 @@ def write_page(workdir: Path) -> Path:
 
 def run_page(workdir: Path, records: Mapping[str, Record], config: Mapping) -> str:
     """The page as HTML."""
-    name = workdir.resolve().name
+    name = absolute(workdir).name
     model, data = config["model"]["size"], config["data"]["frame_size"]
     about = f"size {model}, {data or 'the protocol’s'} px, seed {config['seed']}, {config['dtype']}"
     sections = [("scores", "Scores", _headline(records))]

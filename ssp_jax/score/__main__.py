@@ -14,6 +14,7 @@ from ssp_jax.score import frames, masks
 from ssp_jax.score.frames import BENCHMARKS, Truth, find_predictions, find_truth
 from ssp_jax.score.masks import BinaryReader, SemanticReader
 from ssp_jax.score.scoring import Scored, score_masks
+from tfds_builders.places import local_path
 from tfds_builders.problems import Problem, summary, write_problems_file
 
 _ABOUT = f"""\
@@ -35,12 +36,16 @@ examples:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("ssp_jax.score", _ABOUT, _EXAMPLES)
     add = parser.add_argument
-    add("--pred", required=True, type=Path, metavar="DIR", help="folder of predicted masks")
-    add("--truth", required=True, type=Path, metavar="DIR", help="AVSBench, or a tree of PNGs")
+    add("--pred", required=True, type=local_path, metavar="DIR", help="folder of predicted masks")
+    add(
+        "--truth", required=True, type=local_path, metavar="DIR", help="AVSBench, or a tree of PNGs"
+    )
     add("--benchmark", required=True, choices=BENCHMARKS, help="s4, ms3: binary; avss: classes")
     add("--protocol", default=DEFAULT_PROTOCOL, choices=protocol_names(), help="(%(default)s)")
     add("--split", default="test", help="of a benchmark (%(default)s)")
-    add("--out", type=Path, metavar="FILE.json", help="write all values there too; a new file")
+    add(
+        "--out", type=local_path, metavar="FILE.json", help="write all values there too; a new file"
+    )
     return parser
 
 

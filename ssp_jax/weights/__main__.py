@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Sequence
 
+from ssp_jax.places import run_path
 from ssp_jax.plain_commands import command_parser, run_and_exit
 from ssp_jax.weights.exporting import export_aavs
 from ssp_jax.weights.importing import KINDS, TENSORFLOW_KINDS, import_weights
 from ssp_jax.weights.verify import GRADIENT_FACTOR, verify
+from tfds_builders.places import local_path
 
 _IMPORT = """\
 Convert weights into a weight folder, from which a run can start (config.init_from).
@@ -51,8 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     kinds = (*KINDS, *TENSORFLOW_KINDS)
     command.add_argument("--source", required=True, choices=kinds, metavar="KIND")
-    command.add_argument("--path", required=True, metavar="FILE_OR_DIR")
-    command.add_argument("--out", required=True, metavar="DIR", help="new weight folder")
+    command.add_argument("--path", required=True, type=local_path, metavar="FILE_OR_DIR")
+    command.add_argument(
+        "--out", required=True, type=local_path, metavar="DIR", help="new weight folder"
+    )
 
     command = commands.add_parser(
         "export",
@@ -63,9 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--to", required=True, choices=("aavs",))
     command.add_argument(
-        "--path", required=True, metavar="DIR", help="weight folder, or a run's stage"
+        "--path",
+        required=True,
+        type=run_path,
+        metavar="DIR",
+        help="weight folder, or a run's stage",
     )
-    command.add_argument("--out", required=True, metavar="FILE", help="new .pth or .safetensors")
+    command.add_argument(
+        "--out", required=True, type=local_path, metavar="FILE", help="new .pth or .safetensors"
+    )
 
     command = commands.add_parser(
         "verify",
@@ -76,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "tests/data/golden/aavs_stage1_tiny.npz",
         **raw,
     )
-    command.add_argument("reference", metavar="REFERENCE.npz")
+    command.add_argument("reference", type=local_path, metavar="REFERENCE.npz")
     command.add_argument(
         "--tolerance",
         type=float,

@@ -15,6 +15,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.files import set_usual_mode
 from ssp_jax.json_files import load_json
 from ssp_jax.models.sizes import SIZES
+from ssp_jax.places import run_path
 from ssp_jax.weights import aavs, infer
 from ssp_jax.weights.folder import (
     check_new,
@@ -49,7 +50,7 @@ def export_aavs(path: str | Path, out: str | Path) -> dict[str, Any]:
         raise UserError(f"{out}: expected a name that ends in .pth or .safetensors")
     if out.suffix == ".pth":
         import_torch()
-    params, unused = _read(Path(path))
+    params, unused = _read(run_path(path))
     left_out = sorted({p.rpartition("/")[0] for p in _LEFT_OUT for n in params if n.startswith(p)})
     network = {
         name.removeprefix(NETWORK): np.asarray(value, np.float32)

@@ -15,11 +15,12 @@ from typing import Any
 import ml_dtypes  # noqa: F401, gives numpy a bfloat16
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load, save_file
 
 from ssp_jax.errors import UserError
-from ssp_jax.files import set_usual_mode, whole_folder
+from ssp_jax.files import is_remote, set_usual_mode, whole_folder
 from ssp_jax.json_files import read_sealed, write_sealed
+from ssp_jax.places import run_path
 from tfds_builders.facts import sha256_of
 
 Shapes = Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]]  # arguments -> by path
@@ -29,7 +30,7 @@ _SUMS = "sums"  # in weights.json: file name -> SHA-256
 
 def is_weight_folder(folder: str | os.PathLike) -> bool:
     """Whether `folder` is (meant as) a weight folder, not a run's."""
-    return (Path(folder) / WEIGHTS).is_file() or (Path(folder) / FACTS).is_file()
+    return any((run_path(folder) / name).is_file() for name in (WEIGHTS, FACTS))
 
 
 def check_new(path: str | os.PathLike) -> Path:
@@ -90,7 +91,7 @@ def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     wrong = [f"{name} ({value.dtype})" for name, value in arrays.items() if value.dtype != "f4"]
     if wrong:
         raise UserError(
-            f"{Path(folder) / WEIGHTS}: expected float32 arrays, found {', '.join(wrong[:5])}. "
+            f"{run_path(folder) / WEIGHTS}: expected float32 arrays, found {', '.join(wrong[:5])}. "
             "Import the weights again: python -m ssp_jax.weights import --help"
         )
     _check_sum(folder, WEIGHTS)
@@ -169,16 +170,16 @@ def load_model(
 
 def load_unused(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     """Kept arrays of the source under its names; empty if there are none."""
-    path = Path(folder) / UNUSED
+    path = run_path(folder) / UNUSED
     _check_sum(folder, UNUSED)
     return read_safetensors(path) if path.exists() else {}
 
 
 def _check_sum(folder: str | os.PathLike, name: str) -> None:
     """safetensors files have no checksum of their own, so weights.json keeps it."""
-    if not (Path(folder) / FACTS).is_file():
+    if not (run_path(folder) / FACTS).is_file():
         return  # the arrays alone, which the caller may do with
-    sums = read_sealed(Path(folder) / FACTS, "Import the weights again").get(_SUMS)
+    sums = read_sealed(run_path(folder) / FACTS, "Import the weights again").get(_SUMS)
     expected = sums.get(name) if isinstance(sums, dict) else None  # older folders have none
     if expected is None:
         return
@@ -204,6 +205,9 @@ def read_safetensors(
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        if is_remote(path):
+            arrays = load(path.read_bytes())
+            return {name: widened(array) for name, array in arrays.items() if wanted(name)}
         with safe_open(path, framework="numpy") as file:
             yield file
     except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
@@ -218,7 +222,7 @@ def widened(value: np.ndarray) -> np.ndarray:
 
 
 def _file(folder: str | os.PathLike, name: str) -> Path:
-    path = Path(folder) / name
+    path = run_path(folder) / name
     if not path.is_file():
         raise UserError(
             f"{path}: not there. Expected a weight folder with {WEIGHTS} and {FACTS}, as "

@@ -30,6 +30,7 @@ from tfds_builders.avs_builtin.catalogue import CLASS_NAMES, NUM_CLASSES, SUBSET
 from tfds_builders.avs_builtin.clip import clip, encode_map
 from tfds_builders.avs_builtin.scene import plan
 from tfds_builders.features import SAMPLE_RATE
+from tfds_builders.places import local_path
 
 # Which of the three data sets each layout stands for.
 LAYOUTS = {
@@ -191,12 +192,14 @@ _WRITERS = {"s4": _export_s4, "ms3": _export_ms3, "avss": _export_avss}
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, help="folder to write, new or empty")
+    parser.add_argument(
+        "--out", required=True, type=local_path, help="folder to write, new or empty"
+    )
     parser.add_argument("--config", default="demo", help="how much: demo or tiny")
     parser.add_argument("--layout", default="all", help=", ".join(LAYOUTS))
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         export(args.out, args.config, layout=args.layout, seed=args.seed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
