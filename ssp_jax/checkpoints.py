@@ -281,7 +281,7 @@ def best_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
       UserError: see `read_best`.
     """
-    path = Path(folder).resolve() / "best"
+    path = absolute(folder) / "best"
     manager = open_manager(path, _ITEMS["best"], read_only=True) if path.is_dir() else None
     step = manager and manager.latest_step()
     if step is None:
