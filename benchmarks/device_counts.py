@@ -4,9 +4,10 @@
 
 Trains the binary stage of tests/tiny_run.py on each number of CPU devices, by `mesh.data` and by
 `mesh.fsdp`, each in a process that has so many. Then, in a process of each number, uses each of
-these runs: predicts, exports, pushes and pulls, and goes on with the training from its middle.
-Prints a table, trained on by used on: the largest difference of scores, and the largest relative
-one of losses, to the same use on as many devices as trained the run.
+these runs: predicts, exports, pushes and pulls, evaluates, and goes on with the training from its
+middle. Prints a table, trained on by used on: the largest difference of class scores, of what the
+evaluation gives (mIoU, F-score), and the largest relative one of losses, to the same use on as many
+devices as trained the run.
 """
 
 import json
@@ -24,6 +25,7 @@ from absl import app, flags
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from ssp_jax import evaluate
 from ssp_jax.devices import add_threads
 from ssp_jax.export import export_run
 from ssp_jax.hub import __main__ as hub
@@ -38,8 +40,10 @@ _TRAIN = flags.DEFINE_list("train", None, "Folder and mesh of a training in this
 _USE = flags.DEFINE_list("use", None, "Folder whose runs are used in this process, and a new one.")
 
 STEPS, MIDDLE = 6, 3
-# Of scores; of losses, whose rounding grows with the steps.
-LIMITS = {"scores": 1e-5, "losses": 1e-4}
+KEYS = ("miou", "fscore", "activated")
+# Of scores; of what an evaluation counts, where a pixel may tip over; of losses, whose rounding grows
+# with the steps.
+LIMITS = {"scores": 1e-5, "evaluation": 1e-4, "losses": 1e-4}
 
 
 def config_of(prepared: str, mesh: str) -> ConfigDict:
@@ -85,6 +89,17 @@ def handed_on(trained: Path) -> Float[np.ndarray, "T K s s"]:
         return predicted(Path(folder, "pulled"))
 
 
+def evaluated(trained: Path) -> Float[np.ndarray, " values"]:
+    """Return mIoU, F-score and share of activated pixels of each test set."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "scored")
+        evaluate.run([f"--weights={trained}", f"--workdir={out}", "--config.negative_sounds="])
+        results = json.loads((out / "results.json").read_text())
+    return np.array(
+        [result[key] for _, result in sorted(results.items()) for key in KEYS], np.float64
+    )
+
+
 def gone_on(trained: Path, prepared: str) -> Float[np.ndarray, " steps"]:
     """Return the losses of the second half, trained again on the devices that are here."""
     by_fsdp = not trained.name.endswith("x1")
@@ -104,11 +119,11 @@ def use(folder: Path, out: Path, prepared: str) -> None:
     """Use all runs of the folder, here; write what each gives to `out`/MESH.npz."""
     out.mkdir()
     for trained in sorted(folder.iterdir()):
-        # Whatever else a trained network is used for belongs here.
         scores = predicted(trained), exported(trained), handed_on(trained)
         np.savez(
             out / f"{trained.name}.npz",
             scores=np.concatenate([x.ravel() for x in scores]),
+            evaluation=evaluated(trained),
             losses=gone_on(trained, prepared),
         )
 
@@ -134,9 +149,9 @@ def differences(prepared: str, counts: Sequence[int], folder: Path) -> Iterator[
         expected = np.load(folder / str(own) / f"{mesh}.npz")
         for devices in counts:
             found = np.load(folder / str(devices) / f"{mesh}.npz")
-            scores = np.abs(found["scores"] - expected["scores"]).max()
-            losses = np.abs(found["losses"] / expected["losses"] - 1).max()
-            yield mesh, devices, {"scores": float(scores), "losses": float(losses)}
+            by = {k: np.abs(found[k] - expected[k]).max() for k in ("scores", "evaluation")}
+            by["losses"] = np.abs(found["losses"] / expected["losses"] - 1).max()
+            yield mesh, devices, {name: float(by[name]) for name in LIMITS}
 
 
 def main(argv):
@@ -153,7 +168,9 @@ def main(argv):
     counts, rows = [int(count) for count in _COUNTS.value], {}
     with tempfile.TemporaryDirectory() as folder:
         for mesh, _, found in differences(_PREPARED.value, counts, Path(folder)):
-            rows.setdefault(mesh, []).append(f"{found['scores']:.0e}, {found['losses']:.0e}")
+            cell = ", ".join(f"{difference:.0e}" for difference in found.values())
+            rows.setdefault(mesh, []).append(cell)
+    print(f"of {', '.join(LIMITS)}")
     print(f"| trained on, data x fsdp | {' | '.join(f'used on {n}' for n in counts)} |")
     print("|---" * (1 + len(counts)) + "|")
     for mesh, cells in rows.items():
