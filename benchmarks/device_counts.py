@@ -41,8 +41,8 @@ _USE = flags.DEFINE_list("use", None, "Folder whose runs are used in this proces
 
 STEPS, MIDDLE = 6, 3
 KEYS = ("miou", "fscore", "activated")
-# Of scores; of what an evaluation counts, where a pixel may tip over; of losses, whose rounding grows
-# with the steps.
+# Of scores; of what an evaluation counts, where a pixel may tip over; of losses, whose rounding
+# grows with the steps.
 LIMITS = {"scores": 1e-5, "evaluation": 1e-4, "losses": 1e-4}
 
 
