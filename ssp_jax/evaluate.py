@@ -161,8 +161,8 @@ def _by_protocol(
 def main() -> None:
     """Entry of the command."""
     show_own_log()
-    flags, _ = _parse(None)
     with reported():
+        flags, _ = _parse(None)
         start_processes(flags.coordinator, flags.num_processes, flags.process_id)
         _LOG.info("%s", device_line())
         run()
