@@ -25,7 +25,7 @@ from ssp_jax.run_folder import check_run
 from ssp_jax.run_inputs import check_inputs_kept, run_inputs
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import phase_step
-from ssp_jax.start_checks import check_beginnings, check_jax
+from ssp_jax.start_checks import check_beginnings, check_jax, check_no_evaluation
 from ssp_jax.summary import parameter_table
 from ssp_jax.train_state import path_name, seed_key
 from ssp_jax.train_step import step_cost
@@ -44,6 +44,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> Iterator[str]:
     """
     check_jax()
     there = (workdir / "config.json").exists()
+    check_no_evaluation(workdir)
     check_run(config, workdir)
     stages = open_stages(config, workdir, find_datasets, _DryCompanions)
     check_beginnings(config, stages)

@@ -29,7 +29,12 @@ from ssp_jax.run_machine import keep_machine
 from ssp_jax.scores import evaluate
 from ssp_jax.stage import Stage, stage_words
 from ssp_jax.stage_training import train_stage, trained_params
-from ssp_jax.start_checks import check_before_data, check_beginnings, check_jax
+from ssp_jax.start_checks import (
+    check_before_data,
+    check_beginnings,
+    check_jax,
+    check_no_evaluation,
+)
 
 
 def open_stages(
@@ -74,10 +79,10 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
       brief: see `scores.evaluate`.
 
     Raises:
-      UserError: see `check_jax`, `sole_writer`, `open_stages`, `check_beginnings`,
-        `check_workdir`.
+      UserError: see `start_checks`, `sole_writer`, `open_stages`, `check_workdir`.
     """
     check_jax()
+    check_no_evaluation(workdir)
     check_run(config, workdir)
     with contextlib.ExitStack() as stack:
         hold(stack, workdir, only_if_there=True)  # before data are prepared, which can take long

@@ -1,6 +1,7 @@
 """What a run refuses before its first step, and a dry run in the same words."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 from ssp_jax.checkpoints import has_begun
 from ssp_jax.data.companions import check_inputs
 from ssp_jax.errors import UserError
+from ssp_jax.evaluation_folder import EVALUATION
 from ssp_jax.files import check_writable
 from ssp_jax.init_from import check_init_from
 from ssp_jax.mask_prompts import masks_folder
@@ -29,6 +31,18 @@ def check_jax() -> None:
         raise UserError(
             "JAX_ENABLE_X64=1: a training here computes in float32 (or config.dtype=bfloat16), and "
             "its checkpoints are of these. Unset that variable (JAX_ENABLE_X64=0)"
+        )
+
+
+def check_no_evaluation(workdir: Path) -> None:
+    """Refuse to train into the folder of `python -m ssp_jax.evaluate`.
+
+    Raises:
+      UserError: it is one.
+    """
+    if (workdir / EVALUATION).exists():
+        raise UserError(
+            f"--workdir={workdir}: holds scores of python -m ssp_jax.evaluate. Train into another"
         )
 
 

@@ -12,13 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from ssp_jax import config_of_run, evaluate, kept_scores, scores
+from ssp_jax import command_line, config_of_run, evaluate, kept_scores, scores
+from ssp_jax.data.sources import ClipSource
+from ssp_jax.dry_run import dry_run
 from ssp_jax.errors import UserError
 from ssp_jax.evaluation import open_evaluation
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.hub.published import write_published
 from ssp_jax.init_from import read_weights
 from ssp_jax.mask_prompts import prompt_by
+from ssp_jax.run import run as run_config
 from ssp_jax.weights.folder import save_weights
 from tests.commands import runner
 from tests.tiny_run import get_config
@@ -69,7 +72,7 @@ def imported(untrained, tmp_path_factory):
 def command(monkeypatch, capsys):
     # A test's process has used its devices already, and its signals are pytest's.
     monkeypatch.setattr(evaluate, "start_processes", lambda *_: None)
-    monkeypatch.setattr(evaluate.preemption, "listen", lambda: None)
+    monkeypatch.setattr(command_line.preemption, "listen", lambda: None)
     return runner("ssp_jax.evaluate", evaluate.main, monkeypatch, capsys)
 
 
@@ -273,7 +276,9 @@ def test_a_published_network_needs_no_config(untrained, whole, tmp_path, monkeyp
     assert official["s4"][1] != combo["s4"][1]
 
 
-def test_a_folder_of_other_scores_is_refused(untrained, whole, imported, tmp_path, command):
+def test_a_folder_of_other_scores_is_refused(
+    untrained, whole, imported, tmp_path, command, monkeypatch
+):
     out = tmp_path / "out"
     shutil.copytree(whole[0], out)
     before = {path: path.read_bytes() for path in out.rglob("*.json")}
@@ -297,11 +302,13 @@ def test_a_folder_of_other_scores_is_refused(untrained, whole, imported, tmp_pat
     assert before == {path: path.read_bytes() for path in out.rglob("*.json")}
     _, _, log = command(f"--weights={run}", f"--workdir={run}")
     assert f"--workdir={run}: holds a run" in log
-    (file,) = Path(untrained[1].prepared_dir).rglob("*test_v2.array_record*")
-    times = file.stat()
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    config = get_config(untrained[1].prepared_dir)
+    with pytest.raises(UserError, match="holds scores of python -m ssp_jax.evaluate"):
+        run_config(config, out)
+    with pytest.raises(UserError, match="holds scores of python -m ssp_jax.evaluate"):
+        list(dry_run(config, out))
+    monkeypatch.setattr(ClipSource, "fingerprint", lambda self: "of other clips")
     _, _, log = command(f"--weights={run}", f"--workdir={out}")
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert "holds the scores of other data (builtin_tiny:test was prepared anew" in log
 
 
