@@ -303,9 +303,9 @@ def test_a_folder_of_other_scores_is_refused(
     _, _, log = command(f"--weights={run}", f"--workdir={run}")
     assert f"--workdir={run}: holds a run" in log
     config = get_config(untrained[1].prepared_dir)
-    with pytest.raises(UserError, match="holds scores of python -m ssp_jax.evaluate"):
+    with pytest.raises(UserError, match="holds scores of python -m"):
         run_config(config, out)
-    with pytest.raises(UserError, match="holds scores of python -m ssp_jax.evaluate"):
+    with pytest.raises(UserError, match="holds scores of python -m"):
         list(dry_run(config, out))
     monkeypatch.setattr(ClipSource, "fingerprint", lambda self: "of other clips")
     _, _, log = command(f"--weights={run}", f"--workdir={out}")
