@@ -16,7 +16,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.evaluation import SPLITS, open_evaluation, run_evaluation
 from ssp_jax.evaluators.report import format_table
 from ssp_jax.files import absolute
-from ssp_jax.places import run_path
+from ssp_jax.places import run_path, run_words
 from ssp_jax.plain_commands import command_parser
 from ssp_jax.processes import is_first
 from ssp_jax.protocols import get_protocol, protocol_names
@@ -52,7 +52,13 @@ _LOG = logging.getLogger("ssp_jax.evaluate")  # also where this module is __main
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("ssp_jax.evaluate", _ABOUT, _EXAMPLES)
     add = parser.add_argument
-    add("--weights", required=True, metavar="FOLDER[,FOLDER]", help="what is scored, see above")
+    add(
+        "--weights",
+        required=True,
+        type=run_words,
+        metavar="FOLDER[,FOLDER]",
+        help="what is scored, see above",
+    )
     add("--config", metavar="FILE.py", help="of imported weights: configs/s4.py:aavs and the like")
     add(
         "--protocol",

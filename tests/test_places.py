@@ -45,6 +45,12 @@ OPTIONS = {
         "verify {}",
     ),
     "ssp_jax.hub": ("push <> --to=t", "push r --to={}", "pull {} --out=o", "pull s --out={}"),
+    "ssp_jax.evaluate": (
+        "--weights=<>",
+        "--weights=w,<>",
+        "--weights=w --workdir=<>",
+        "--weights=w --config={}",
+    ),
     "ssp_jax.export": ("<> --out=o", "r --out={}"),
     "ssp_jax.report": ("<>", "r <>", "r s --out={}"),
     "ssp_jax.score": (
