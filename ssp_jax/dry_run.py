@@ -49,11 +49,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> Iterator[str]:
     stages = open_stages(config, workdir, find_datasets, _DryCompanions)
     check_beginnings(config, stages)
     check_inputs_kept(config, workdir, run_inputs(config, stages))
-    data = next(iter(stages.values())).data
-    lines = [
-        _data_line(config, name, data.folders[name], facts) for name, facts in data.facts.items()
-    ]
-    yield "\n".join(["data", *lines])
+    yield _data_lines(config, next(iter(stages.values())).data)
     for stage in stages.values():
         yield "\n".join(_stage_lines(stage))
         for phase in stage.phases:
@@ -73,18 +69,9 @@ def evaluation_dry_run(
     Raises:
       UserError: as the evaluation itself would, as far as that shows without data.
     """
-    facts: dict[str, DatasetFacts] = {}
-
-    def find(config: ConfigDict, words: Sequence[str]) -> DataSets:
-        data, found = find_datasets(config, words)
-        facts.update(found)
-        return data
-
-    opened = open_evaluation(config, weights, workdir, splits, find, _DryCompanions)
-    there, folders = is_going_on(opened), opened.folders
-    yield "\n".join(
-        ["data", *(_data_line(config, name, folders[name], facts[name]) for name in facts)]
-    )
+    opened = open_evaluation(config, weights, workdir, splits, find_datasets, _DryCompanions)
+    there = is_going_on(opened)
+    yield _data_lines(config, next(iter(opened.stages.values())).data)
     for name, stage in opened.stages.items():
         lines = [
             f"stage {name}: size {config.model.size}, input {stage.spec.frame_size} px, "
@@ -119,6 +106,11 @@ class _DryCompanions(Companions):
 
 def _is_prepared(words: str, data: DataSets) -> bool:
     return all(data.folders[parse_word(part)[0]].exists() for part in words.split("+"))
+
+
+def _data_lines(config: ConfigDict, data: DataSets) -> str:
+    facts = data.facts.items()
+    return "\n".join(["data", *(_data_line(config, n, data.folders[n], f) for n, f in facts)])
 
 
 def _data_line(config: ConfigDict, benchmark: str, folder: Path, facts: DatasetFacts) -> str:
