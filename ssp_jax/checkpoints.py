@@ -194,7 +194,8 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_) -> None:
         if kind is None:
-            self.close()
+            with preemption.held_back():
+                self.close()
             return
         # Orbax's threads write no more once the interpreter ends, so leaving waits for them.
         with preemption.undisturbed():

@@ -20,7 +20,8 @@ def array_checksums(tree: Any) -> dict[str, str]:
     # One small program a shape: one for a thousand leaves would take minutes to compile. One after
     # the other: of many at once that need not wait for each other, XLA's threads for CPU devices
     # take up parts, all wait for the parts that no thread is left for, and the process is aborted.
-    sums = [jax.device_get(_checksum(jax.device_put(leaf))) for _, leaf in leaves]
+    arrays = (x if isinstance(x, jax.Array) else jax.device_put(x) for _, x in leaves)
+    sums = [jax.device_get(_checksum(array)) for array in arrays]
     names = [path_name(path) for path, _ in leaves]
     return {n: f"{int(a):08x}{int(b):08x}" for n, (a, b) in zip(names, sums, strict=True)}
 

@@ -11,14 +11,16 @@ are handed on to it as SIGTERM.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn, TypeVar
 
 import jax
@@ -91,6 +93,7 @@ def listen() -> None:
         _notice.wakeup.setblocking(False)
         signal.set_wakeup_fd(_notice.wakeup.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_watch, args=(_notice, waiting), daemon=True).start()
+        sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
 
 
 def asked() -> bool:
@@ -98,9 +101,10 @@ def asked() -> bool:
 
     They have to ask equally often.
     """
-    if not _several():
-        return came()
-    return multihost_utils.reached_preemption_sync_point(next(_asks))
+    if _several():
+        return multihost_utils.reached_preemption_sync_point(next(_asks))
+    _notice.raised = _notice.raised or came()  # by who asks
+    return came()
 
 
 def until_asked(items: Iterable[_Item]) -> Iterator[_Item]:
@@ -130,7 +134,14 @@ def leave(saved: str) -> NoReturn:
       saved: text of the `Preempted`.
     """
     _say_farewell(_notice, saved)
-    sys.exit(_status(_notice))
+    if _notice.number is None or _several():  # JAX has to tell the other processes
+        sys.exit(_status(_notice))
+    # All is saved and closed. What the interpreter's own end can still do, as crash in a library's
+    # threads, would cost the status.
+    with contextlib.suppress(OSError, ValueError):
+        logging.shutdown()
+        sys.stdout.flush()
+    os._exit(_status(_notice))
 
 
 @contextlib.contextmanager
@@ -138,8 +149,8 @@ def held_back() -> Iterator[None]:
     """Within, a signal waits until somebody asks, or to the end."""
     with undisturbed():
         yield
-    if not _several() and came():
-        raise Preempted
+    if not _notice.held_back:
+        _raise_if_came()
 
 
 @contextlib.contextmanager
@@ -157,8 +168,7 @@ def let_through() -> Iterator[None]:
     """Within `held_back`: raise `Preempted` all the same, for who can save then."""
     _notice.let_through = True
     try:
-        if not _several() and came():
-            raise Preempted
+        _raise_if_came()
         yield
     finally:
         _notice.let_through = False
@@ -188,6 +198,24 @@ def _several() -> bool:
     return state.preemption_sync_manager is not None and state.num_processes > 1
 
 
+def _unraisable(otherwise: Callable, args) -> None:
+    """Raise `Preempted` once more where a signal found Python collecting garbage, say, where
+    nothing can be raised."""
+    if not isinstance(args.exc_value, Preempted):
+        otherwise(args)
+    elif not _several():
+        _notice.raised = False
+        again = threading.main_thread().ident, signal.SIGTERM
+        threading.Timer(0.05, signal.pthread_kill, again).start()  # once this hook has returned
+
+
+def _raise_if_came() -> None:
+    """Of several processes each waits for the others, and for being asked."""
+    if not _several() and came():
+        _notice.raised = True
+        raise Preempted
+
+
 def _on_signal(number: int, frame) -> None:
     del frame
     first, at_once = _notice.number is None, not _several() or _notice.alone
@@ -201,8 +229,9 @@ def _on_signal(number: int, frame) -> None:
             _notice.raised = True
             raise Preempted
     elif first:
-        name = signal.Signals(number).name
-        _say(f"{name}: this step is finished and saved; a second Ctrl-C leaves at once")
+        what = "this step is finished and saved" if at_once else "all processes stop together"
+        second = "; a second Ctrl-C leaves at once" if number == signal.SIGINT else ""
+        _say(f"{signal.Signals(number).name}: {what}{second}")
         if not at_once:
             os.kill(os.getpid(), signal.SIGTERM)  # to JAX, which tells all processes
 

@@ -21,7 +21,7 @@ from ssp_jax.batch import AVBatch
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
 from ssp_jax.not_finite import Dump, bad_parts, numbers_of
-from ssp_jax.train_state import TrainState, seed_key
+from ssp_jax.train_state import TrainState
 from ssp_jax.writers import MetricsWriter
 
 _LOG = logging.getLogger(__name__)
@@ -87,8 +87,7 @@ class Loop:
           Preempted: a signal came; the state of the last step is saved.
         """
         start = step = state.number
-        # All that a step is given lies on its devices already: nothing has to be sent there for it.
-        key, number = jax.device_put((seed_key(self.seed), np.int32(step)), state.step.sharding)
+        key, number = _key_and_number(self.seed, state.step)
         clock, fresh = Clock(start, self.total_steps), []
         if self.eval_first and start == 0 and self.evaluate is not None:
             self._evaluate(start, state.params)
@@ -96,6 +95,8 @@ class Loop:
             clock.pause_until_now()
         saved_at = time.monotonic()
         with contextlib.ExitStack() as stack:
+            if not progress.evaluated:  # what will be saved at once is not to be cut short
+                stack.enter_context(preemption.held_back())
             while True:
                 due = step % self.eval_every == 0 or step == self.end
                 due = due and (step > start or not progress.evaluated)
@@ -226,6 +227,17 @@ class Loop:
             "%s step %d/%d  loss %.3f  lr %.1e  %.2f steps/s  %s left",
             *(self.name, step, self.total_steps, means["loss"], means["lr"], rate, left),
         )
+
+
+def _key_and_number(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The run's key and the number of the next step, on all devices of all processes: nothing has
+    to be sent there for a step."""
+
+    @jax.jit(out_shardings=(step.sharding, step.sharding))
+    def make(step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.random.key(seed), step + 0  # not the state's own, which is donated
+
+    return make(step)
 
 
 @jax.jit
