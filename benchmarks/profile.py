@@ -91,6 +91,7 @@ class Program:
             (Path(file), function)
             for file, function in self._stack(self._frame_of.get(name, ""))
             if Path(file).is_relative_to(_PACKAGE)
+            and Path(file).stem != "promotion"  # wraps others
         ]
         if not ours:
             return "", ""

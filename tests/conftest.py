@@ -1,10 +1,13 @@
 """How programs compile in tests: kept for the whole session, as several tests run the same ones,
 and without most optimisations, which takes half the time."""
 
+import logging
 import os
 import subprocess
 import sys
 import tempfile
+
+import pytest
 
 # Before jax is imported; subprocesses of tests inherit it.
 _CACHE = tempfile.TemporaryDirectory(prefix="ssp_jax_tests_")
@@ -22,3 +25,12 @@ if "XLA_FLAGS" not in os.environ:
         check=False,
     )
     os.environ["XLA_FLAGS"] = "" if tried.returncode else _FLAG
+
+
+@pytest.fixture(autouse=True)
+def _log_of_its_own():
+    """What a command in this process has set up writes to a terminal that is another test's now."""
+    yield
+    for name in ("ssp_jax", "tfds_builders"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True

@@ -255,6 +255,7 @@ def _plain(results):
     return {name: (result["miou"], result["fscore"]) for name, result in results.items()}
 
 
+@slow
 def test_a_published_network_needs_no_config(untrained, whole, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_published(untrained[0], tmp_path / "network", "a network", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ssp_jax.command_line import read_config, show_own_log
-from ssp_jax.devices import device_line
+from ssp_jax.devices import add_threads, device_line
 from ssp_jax.errors import UserError
 from ssp_jax.files import whole_folder
 from ssp_jax.places import run_path, run_words
@@ -81,8 +81,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     texts = dict(zip(names, read_texts(flags.prompts, names), strict=True)) if flags.prompts else {}
     todo, failed = _readable(flags.videos, flags.out)
     if todo:
-        _LOG.info("%s", device_line())
+        add_threads()
         predictor = _predictor(flags.checkpoint, flags.config, changes)
+        _LOG.info("%s", device_line())
         _tell_about_texts(predictor, flags.prompts)
     for video in todo:
         pair, folder = texts.get(video.path.stem, NO_TEXTS), flags.out / video.path.stem
