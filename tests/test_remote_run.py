@@ -20,7 +20,7 @@ from ssp_jax import places
 from ssp_jax.batch import fake_batch
 from ssp_jax.checkpoints import Checkpoints, read_best
 from ssp_jax.errors import UserError
-from ssp_jax.evaluators.saved_masks import save_masks
+from ssp_jax.evaluators.saved_masks import finish_masks, start_masks, write_masks
 from ssp_jax.files import remove_folder, write_whole
 from ssp_jax.hub import __main__ as hub
 from ssp_jax.init_from import is_trained, read_weights
@@ -124,7 +124,9 @@ def test_what_a_run_writes_besides(bucket, tmp_path, monkeypatch):
         return [Image.fromarray(labels) for labels in batch.labels]
 
     for uids in (["old"] * 99, ["new"] * 99):
-        save_masks(folder / "masks/s4", [batch], pictures, uids, first=0)
+        partial = start_masks(folder / "masks/s4", uids)
+        write_masks(partial, batch, pictures(batch), uids, first=0)
+        finish_masks(folder / "masks/s4")
     assert {name.split("/")[3] for name in bucket.names("other/masks/s4/")} == {"new"}
 
     write_record(folder / "avs", {"name": "s4", "format": 1})
