@@ -105,6 +105,8 @@ def weight_shapes(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
       UserError: not a weight folder, or one that is truncated.
     """
     path = _file(folder, WEIGHTS)
+    if is_remote(path):
+        return {name: array.shape for name, array in read_safetensors(path).items()}
     with _opened(path) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
@@ -202,12 +204,18 @@ def read_safetensors(
         return {name: widened(file.get_tensor(name)) for name in filter(wanted, file.keys())}
 
 
+class _Loaded(dict):
+    """Arrays of a file that cannot be mapped, as `safe_open` gives those of one that can."""
+
+    get_tensor = dict.__getitem__
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
         if is_remote(path):
-            arrays = load(path.read_bytes())
-            return {name: widened(array) for name, array in arrays.items() if wanted(name)}
+            yield _Loaded(load(path.read_bytes()))
+            return
         with safe_open(path, framework="numpy") as file:
             yield file
     except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
