@@ -223,7 +223,7 @@ def _weights(opened: Evaluation) -> dict[str, dict[str, Any]]:
 
 
 def _identity(opened: Evaluation) -> dict[str, Any]:
-    """What decides on the scores, as JSON values: weights, data and texts by what they hold."""
+    """Return what decides on the scores, as JSON values: weights, data, texts by what they hold."""
     identity: dict[str, Any] = {"weights": _weights(opened), "data": {}, "texts": {}}
     stages = opened.stages
     for name, sets in opened.sets.items():

@@ -116,10 +116,11 @@ def in_turn(make: Callable[[], _Value]) -> _Value:
 def _ends(error: BaseException | None) -> set[type]:
     """How the turn ended in each of the processes, once it has in all."""
     kinds = (type(None), UserError, preemption.Preempted)
+    number = next(n for n, kind in enumerate(kinds) if isinstance(error, kind))
     # JAX's own barrier is a computation on the devices, which are not to be kept waiting for hours.
     wait = ocp.multihost.get_barrier_sync_fn()
     wait(key=f"ssp_jax turn {next(_turns)}", timeout_ms=1000 * _LONGEST_TURN)
-    numbers = multihost_utils.process_allgather(np.array(kinds.index(type(error))))
+    numbers = multihost_utils.process_allgather(np.array(number))
     return {kinds[number] for number in numbers.tolist()}
 
 
