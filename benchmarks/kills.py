@@ -184,7 +184,9 @@ def kill_at(run: Run, moment: Moment, rng: random.Random, number: int = signal.S
         # Of several processes all but one hear it from JAX, as a SIGTERM.
         signal.SIGINT: {INTERRUPTED_STATUS, EXIT_STATUS},
     }
-    if not statuses <= {0} | allowed.get(number, {EXIT_STATUS}):
+    # Before the command listens, a signal ends it as it ends any program.
+    deaf = {-number} if moment.name == "starting" else set()
+    if not statuses <= {0} | deaf | allowed.get(number, {EXIT_STATUS}):
         tail = (run.folder / "log").read_text()[-2000:]
         raise RuntimeError(f"{moment.name}: exit statuses {statuses}\n{tail}")
     left = [pid for process in running for pid in _left_behind(process.pid) if any(statuses)]

@@ -6,78 +6,20 @@ to M per frame, pairs and layers are batched, masks are never built at the image
 (`targets.py`).
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from ssp_jax.errors import UserError
 from ssp_jax.losses import matching, points
-from ssp_jax.losses.post_mask import READINGS, post_mask_bce
+from ssp_jax.losses.draws import Draws, draw
+from ssp_jax.losses.pair_losses import pair_losses
+from ssp_jax.losses.post_mask import READINGS
 from ssp_jax.losses.targets import Targets, Totals, count_totals, targets_from_labels
 
 Prediction = dict[str, jax.Array]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Draws:
-    """The uniform random points in [0, 1] of one loss over L predictions, the final one first.
-
-    Attributes:
-      matching: points of the matching cost. candidates, random: per matched pair (ascending query
-      within a frame, padded ones last) the points to choose uncertain ones from, and the rest.
-    """
-
-    matching: Float[Array, "N L P 2"]
-    candidates: Float[Array, "N L M C 2"]
-    random: Float[Array, "N L M R 2"]
-
-
-def draw(
-    keys: Key[Array, " N"],
-    *,
-    num_predictions: int,
-    num_targets: int,
-    num_points: int,
-    oversample_ratio: float,
-    importance_sample_ratio: float,
-) -> Draws:
-    """Fresh points: P for the matching, P * oversample candidates and P * (1 - importance) others
-    per pair (PointRend's and Mask2Former's counts, rounded down as there).
-
-    Args:
-      keys: one a frame, so that its points depend neither on where it stands in a batch nor on
-        which part or device computes it.
-
-    Raises:
-      UserError: num_points < 1, oversample_ratio < 1 or importance_sample_ratio outside [0, 1].
-    """
-    if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
-        raise UserError(
-            f"num_points = {num_points}, oversample_ratio = {oversample_ratio}, "
-            f"importance_sample_ratio = {importance_sample_ratio}: expected at least 1 point, a "
-            "ratio of at least 1, and a share between 0 and 1."
-        )
-    candidates = int(num_points * oversample_ratio)
-    others = num_points - int(importance_sample_ratio * num_points)
-    sizes = num_points, num_targets * candidates, num_targets * others
-    # One call, and one random word per point, since on CPU the generator is a good part of the
-    # loss: 16 bits a coordinate place a point to a hundredth of a mask's pixel and better.
-    shape = num_predictions, sum(sizes)
-    bits = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint32))(keys)
-    halves = jnp.stack([bits >> 16, bits & 0xFFFF], axis=-1).astype(jnp.float32)
-    at = (halves + 0.5) / 2**16
-    matching_points, candidate_points, other_points = jnp.split(at, np.cumsum(sizes)[:-1], axis=2)
-    per_pair = (len(keys), num_predictions, num_targets)
-    return Draws(
-        matching_points,
-        candidate_points.reshape(*per_pair, candidates, 2),
-        other_points.reshape(*per_pair, others, 2),
-    )
 
 
 def set_criterion(
@@ -179,22 +121,28 @@ def criterion(
     pairs = jnp.stack(
         [_chosen(layer["mask_logits"], query[:, i]) for i, layer in enumerate(layers)], axis=1
     ).astype(jnp.float32)
-    divisor = jnp.maximum(totals.targets, 1).astype(jnp.float32)
-    uncertain = int(importance_sample_ratio * draws.matching.shape[2])
-    at, logits, truth = _at_points(pairs, targets, target, draws, uncertain)
-    bce, dice = _mask_losses(logits, truth)
-    losses = [("mask", mask_weight, bce, matched), ("dice", dice_weight, dice, matched)]
+    own = None
+    if post_mask == "head":
+        own = _chosen(post_mask_logits, query[:, 0]).astype(jnp.float32)
+    found = pair_losses(
+        pairs,
+        targets,
+        target,
+        draws,
+        int(importance_sample_ratio * draws.matching.shape[2]),
+        post_mask=post_mask,
+        post_mask_pairs=own,
+        flow_mask=flow_mask,
+    )
+    losses = [("mask", mask_weight, matched), ("dice", dice_weight, matched)]
     if post_mask != "none":
         classes = jnp.take_along_axis(targets.class_labels[:, None], target, axis=-1)
-        counted, moving = matched & (classes > 0), _moving_at(flow_mask, at)
-        if post_mask == "head":  # it has one prediction only, of the final queries
-            at, truth, moving, counted = (x[:, :1] for x in (at, truth, moving, counted))
-            own = _chosen(post_mask_logits, query[:, 0])[:, None].astype(jnp.float32)
-            logits = points.sample_masks(own, at)
-        post = post_mask_bce(logits, truth, moving, post_mask)
-        losses.append(("post_mask", post_mask_weight, post, counted))
-    for name, weight, loss, counted in losses:
-        per_layer[name] = weight * jnp.where(counted, loss, 0).sum(axis=(0, 2)) / divisor
+        counted = (matched & (classes > 0))[:, : found["post_mask"].shape[1]]
+        losses.append(("post_mask", post_mask_weight, counted))
+    divisor = jnp.maximum(totals.targets, 1).astype(jnp.float32)
+    for name, weight, counted in losses:
+        of_pairs = jnp.where(counted, found[name], 0)
+        per_layer[name] = weight * of_pairs.sum(axis=(0, 2)) / divisor
     parts = {name: loss.sum() for name, loss in per_layer.items()}
     total = sum(parts.values())
     parts |= {f"{name}_final": loss[0] for name, loss in per_layer.items()}
@@ -205,13 +153,6 @@ def criterion(
 
 def _chosen(masks: Float[Array, "N Q H W"], query: Int[Array, "N M"]) -> Float[Array, "N M H W"]:
     return jax.vmap(lambda masks, index: masks[index])(masks, query)
-
-
-def _moving_at(
-    flow_mask: Float[Array, "N h w"], at: Float[Array, "N L M P 2"]
-) -> Float[Array, "N L M P"]:
-    moves = (flow_mask >= 0.5).astype(jnp.uint8)[:, None]
-    return points.sample_classes(moves, jnp.ones(at.shape[:3], jnp.int32), at)
 
 
 def _match_layers(
@@ -261,34 +202,3 @@ def _class_loss(
     unmatched = (queries * totals.annotated - totals.targets).astype(jnp.float32)
     total = totals.targets.astype(jnp.float32) + no_object_weight * unmatched
     return (weight * entropy).sum(axis=(0, 2)) / jnp.where(total > 0, total, 1.0)
-
-
-def _at_points(
-    pairs: Float[Array, "N L M H W"],
-    targets: Targets,
-    target: Int[Array, "N L M"],
-    draws: Draws,
-    num_uncertain: int,
-) -> tuple[Float[Array, "N L M P 2"], Float[Array, "N L M P"], Float[Array, "N L M P"]]:
-    """Points of which most are where the prediction is uncertain; logits and truth at them."""
-    # Without the barriers XLA on CPU fuses the samples into the selection, and the selection into
-    # every later gather, and computes them again and again: twice the time of these losses.
-    barrier = jax.lax.optimization_barrier
-    fixed = jax.lax.stop_gradient(pairs)
-    certainty = barrier(jnp.abs(points.sample_masks(fixed, draws.candidates)))
-    chosen = points.least(certainty, num_uncertain)
-    uncertain = jnp.take_along_axis(draws.candidates, chosen[..., None], axis=-2)
-    where = barrier(jnp.concatenate([uncertain, draws.random], axis=-2))
-    truth = jax.lax.stop_gradient(targets.at_own_points(target, where))
-    return where, points.sample_masks(pairs, where), truth
-
-
-def _mask_losses(
-    logits: Float[Array, "N L M P"], truth: Float[Array, "N L M P"]
-) -> tuple[Float[Array, "N L M"], Float[Array, "N L M"]]:
-    """BCE and dice of every pair at its points."""
-    bce = (jax.nn.softplus(logits) - logits * truth).mean(-1)
-    probability = jax.nn.sigmoid(logits)
-    overlap = (probability * truth).sum(-1)
-    dice = 1 - (2 * overlap + 1) / (probability.sum(-1) + truth.sum(-1) + 1)
-    return bce, dice

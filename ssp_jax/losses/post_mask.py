@@ -13,6 +13,7 @@ def post_mask_bce(
     truth: Float[Array, "*n P"],
     moving: Float[Array, "*n P"],
     reading: str,
+    weight: Float[Array, "*n P"] | None = None,
 ) -> Float[Array, "*n"]:
     """Binary cross entropy of masks at their points.
 
@@ -24,9 +25,20 @@ def post_mask_bce(
 
     Args:
       logits, truth, moving: prediction, M_GT and M_O at the same points.
+      weight: how much each point counts, 0 or 1; by default all alike.
     """
     target = truth if reading == "within_flow" else truth * moving
     bce = jax.nn.softplus(logits) - logits * target
     if reading == "within_flow":
+        moving = moving if weight is None else moving * weight
         return (bce * moving).sum(-1) / jnp.maximum(moving.sum(-1), 1.0)
-    return bce.mean(-1)
+    return weighted_mean(bce, weight)
+
+
+def weighted_mean(
+    values: Float[Array, "*n P"], weight: Float[Array, "*n P"] | None
+) -> Float[Array, "*n"]:
+    """Mean over the points; with weights, over what they count."""
+    if weight is None:
+        return values.mean(-1)
+    return (values * weight).sum(-1) / weight.sum(-1)

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssp_jax.models.adapters import ProjectionWithAdapter
-from ssp_jax.models.deformable_sampling import SAMPLERS, Sizes, choose
+from ssp_jax.models.deformable_sampling import SAMPLERS, Sizes, sample
 from ssp_jax.models.linear import Linear
 
 
@@ -83,18 +83,19 @@ class DeformableAttention(nnx.Module):
         batch, tokens, channels = x.shape
         query = x + positions[None].astype(x.dtype)
         grid = (self.heads, self.levels, self.points)
-        # Places in pixels need more than bfloat16's eight bits.
-        offsets = self.offsets(query).astype(jnp.float32).reshape(batch, tokens, *grid, 2)
-        logits = self.weights(query).astype(jnp.float32).reshape(batch, tokens, self.heads, -1)
-        weights = jax.nn.softmax(logits, axis=-1).reshape(batch, tokens, *grid)
+
+        def of_queries(projected, *shape):
+            # Queries last: accelerators compute on 128 numbers of the last axis at a time. And
+            # places in pixels need more than bfloat16's eight bits.
+            return projected.swapaxes(1, 2).astype(jnp.float32).reshape(batch, *shape, tokens)
+
+        logits = of_queries(self.weights(query), self.heads, self.levels * self.points)
+        weights = jax.nn.softmax(logits, axis=2).reshape(batch, *grid, tokens)
         extent = np.array([(width, height) for height, width in sizes], np.float32)
-        base = reference_points(sizes)[:, None] * extent - 0.5
-        points = base[None, :, None, :, None] + offsets
+        base = reference_points(sizes).T * extent[..., None] - 0.5
+        points = base[:, None] + of_queries(self.offsets(query), *grid, 2)
         values = self.value(x).reshape(batch, tokens, self.heads, channels // self.heads)
-        sampled = choose(self.sampling, tokens)(
-            tuple(sizes),
-            values.transpose(0, 2, 1, 3),
-            points.transpose(0, 2, 1, 3, 4, 5),
-            weights.transpose(0, 2, 1, 3, 4),
+        sampled = sample(
+            self.sampling, tuple(map(tuple, sizes)), values.transpose(0, 2, 1, 3), points, weights
         )
         return self.output(sampled.transpose(0, 2, 1, 3).reshape(batch, tokens, channels))

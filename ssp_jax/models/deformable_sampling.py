@@ -1,8 +1,10 @@
 """Weighted sums of bilinear samples of several maps, the core of deformable attention.
 
-Three ways with one result; what they cost differs by backend and size, see `choose`.
+Four ways with one result; what they cost differs by platform and size. The choice is made where the
+program is lowered, so that what is compiled or exported for another platform holds that one's own.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -11,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ssp_jax.models import deformable_kernels
+
 Sizes = Sequence[tuple[int, int]]
 
 # Up to this many tokens in all levels (those of 224 x 224 pixels) an interpolation map per query
@@ -18,25 +22,85 @@ Sizes = Sequence[tuple[int, int]]
 MAP_TOKENS = 1100
 
 
-def choose(sampling: str, tokens: int) -> Callable[..., Float[Array, "N heads T D"]]:
-    """The way to sample `tokens` tokens: 'map', 'gather', 'fused', or what is cheapest, 'auto'.
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A way to sample, and its backward pass.
+
+    Attributes:
+      forward: (sizes, values, points, weights) -> sums, as `sample`.
+      backward: (sizes, values, points, weights, gradient of the sums) -> gradients of the three.
+    """
+
+    forward: Callable[..., Float[Array, "N heads T D"]]
+    backward: Callable[..., tuple[Array, Array, Array]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sample(
+    way: str,
+    sizes: Sizes,
+    values: Float[Array, "N heads S D"],
+    points: Float[Array, "N heads levels P 2 T"],
+    weights: Float[Array, "N heads levels P T"],
+) -> Float[Array, "N heads T D"]:
+    """Weighted sums of bilinear samples, T of each head.
+
+    Args:
+      way: a name of `SAMPLERS`, or 'auto', what is cheapest on the platform that the program is
+        lowered for.
+      sizes: (height, width) of the levels that `values` holds one after the other.
+      points: (x, y) in pixels of their level, 0 = centre of the first pixel. Pixels outside of
+        the level count as zeros.
 
     Raises:
-      KeyError: another word.
+      KeyError: another way.
     """
-    if sampling == "auto":
-        if jax.default_backend() == "cpu":
-            sampling = "fused"
-        else:
-            sampling = "map" if tokens <= MAP_TOKENS else "gather"
-    return SAMPLERS[sampling]
+    return _forward(way, sizes, values, points, weights)[0]
+
+
+def _forward(way, sizes, values, points, weights):
+    inputs = values, points, weights
+    return _run(way, sizes, "forward", *inputs), inputs
+
+
+def _backward(way, sizes, inputs, gradient):
+    return _run(way, sizes, "backward", *inputs, gradient)
+
+
+sample.defvjp(_forward, _backward)
+
+
+# Traced once for all layers of a network, which are alike: each platform's way has to be.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(way: str, sizes: Sizes, what: str, *arrays: Array):
+    calls = {}
+    for platform, name in _ways(way, sizes).items():
+        call = getattr(SAMPLERS[name], what)
+        # What is no TPU's compiles no kernel, but computes one step by step, for tests.
+        options = {"interpret": platform != "tpu"} if name == "kernel" else {}
+        calls[platform] = functools.partial(call, sizes, **options)
+    return jax.lax.platform_dependent(*arrays, **calls)
+
+
+def _ways(way: str, sizes: Sizes) -> dict[str, str]:
+    """{platform: a name of `SAMPLERS`}."""
+    if way == "kernel":
+        return {"tpu": way, "default": way}
+    if way != "auto":
+        return {"default": way}
+    tokens = sum(height * width for height, width in sizes)
+    return {
+        "cpu": "fused",
+        "tpu": "kernel" if deformable_kernels.fits(sizes) else "map",
+        "default": "map" if tokens <= MAP_TOKENS else "gather",
+    }
 
 
 def _corners(
     sizes: Sizes,
-    points: Float[Array, "*n T levels P 2"],
-    weights: Float[Array, "*n T levels P"],
-) -> tuple[list[Int[Array, "*n T levels P"]], list[Float[Array, "*n T levels P"]]]:
+    points: Float[Array, "*n levels P 2 T"],
+    weights: Float[Array, "*n levels P T"],
+) -> tuple[list[Int[Array, "*n levels P T"]], list[Float[Array, "*n levels P T"]]]:
     """The four tokens around each point that a query reads, and their weights.
 
     Args:
@@ -45,7 +109,7 @@ def _corners(
     """
 
     def of_levels(numbers):
-        return np.array(numbers, np.int32).reshape(*[1] * (points.ndim - 3), -1, 1)
+        return np.array(numbers, np.int32).reshape(-1, 1, 1)
 
     width = of_levels([width for _, width in sizes])
     height = of_levels([height for height, _ in sizes])
@@ -56,10 +120,10 @@ def _corners(
     tokens, shares = [], []
     for down in (0, 1):
         for right in (0, 1):
-            x, y = corner[..., 0] + right, corner[..., 1] + down
+            x, y = corner[..., 0, :] + right, corner[..., 1, :] + down
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            share_x = fraction[..., 0] if right else 1 - fraction[..., 0]
-            share_y = fraction[..., 1] if down else 1 - fraction[..., 1]
+            share_x = fraction[..., 0, :] if right else 1 - fraction[..., 0, :]
+            share_y = fraction[..., 1, :] if down else 1 - fraction[..., 1, :]
             shares.append(jnp.where(inside, share_x * share_y * weights, 0.0))
             x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
             tokens.append(start + y * width + x)
@@ -71,14 +135,10 @@ def _shares_first(sizes, points, weights):
     return shares, tokens
 
 
-def _stacked(corners: list[Array]) -> Float[Array, "N heads T K"]:
-    return jnp.stack(corners, axis=-1).reshape(*corners[0].shape[:3], -1)
-
-
 def _maps(
     sizes: Sizes,
-    points: Float[Array, "N heads T levels P 2"],
-    weights: Float[Array, "N heads T levels P"],
+    points: Float[Array, "N heads levels P 2 T"],
+    weights: Float[Array, "N heads levels P T"],
 ) -> list[Float[Array, "N heads T s"]]:
     """Weight of every token of a level for each query, level by level.
 
@@ -87,120 +147,149 @@ def _maps(
     """
     maps = []
     for level, (height, width) in enumerate(sizes):
-        point = points[:, :, :, level]
+        point = points[:, :, level]
         in_row, in_column = (
-            jax.nn.relu(1 - jnp.abs(point[..., axis, None] - _pixels(size, point)))
+            jax.nn.relu(1 - jnp.abs(point[:, :, :, axis, :, None] - _pixels(size, point)))
             for axis, size in ((0, width), (1, height))
         )
-        in_column *= weights[:, :, :, level, :, None]
+        in_column *= weights[:, :, level, :, :, None]
         # Without the barrier XLA's CPU backend computes them anew for every pixel of the map.
         in_row, in_column = jax.lax.optimization_barrier((in_row, in_column))
         level_map = sum(
-            in_column[:, :, :, point, :, None] * in_row[:, :, :, point, None, :]
-            for point in range(points.shape[4])
+            in_column[:, :, point, :, :, None] * in_row[:, :, point, :, None, :]
+            for point in range(points.shape[3])
         )
         maps.append(level_map.reshape(*level_map.shape[:3], height * width))
     return jax.lax.optimization_barrier(maps)
 
 
-def _pixels(size: int, like: Array) -> Float[np.ndarray, "..."]:
-    return np.arange(size, dtype=like.dtype).reshape(*[1] * (like.ndim - 1), size)
+def _pixels(size: int, like: Array) -> Float[np.ndarray, " size"]:
+    return np.arange(size, dtype=like.dtype)
 
 
 def _split_levels(sizes: Sizes, values: Float[Array, "N heads S D"]) -> list[Array]:
     return jnp.split(values, np.cumsum([height * width for height, width in sizes])[:-1], axis=2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def sample_by_map(
-    sizes: Sizes,
-    values: Float[Array, "N heads S D"],
-    points: Float[Array, "N heads T levels P 2"],
-    weights: Float[Array, "N heads T levels P"],
-) -> Float[Array, "N heads T D"]:
-    """Weighted sums of bilinear samples, as (T x S) interpolation maps times the values.
+def _in_blocks(array: Array, axis: int) -> Array:
+    """Of `MAP_TOKENS` queries or fewer, as a first axis; the last one filled up with zeros."""
+    queries = array.shape[axis]
+    count = -(-queries // MAP_TOKENS)
+    size = -(-queries // count)
+    more = [(0, 0)] * array.ndim
+    more[axis] = (0, count * size - queries)
+    shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
+    return jnp.moveaxis(jnp.pad(array, more).reshape(shape), axis, 0)
 
-    Forwards and backwards without a scatter, hence also deterministic on every backend.
 
-    Args:
-      sizes: (height, width) of the levels that `values` holds one after the other.
-      points: (x, y) in pixels of their level, 0 = centre of the first pixel. Pixels outside of
-        the level count as zeros.
-    """
-    return _map_forward(sizes, values, points, weights)[0]
+def _out_of_blocks(blocks: Array, axis: int, queries: int) -> Array:
+    moved = jnp.moveaxis(blocks, 0, axis)
+    joined = moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(joined, 0, queries, axis=axis)
 
 
 def _map_forward(sizes, values, points, weights):
-    maps = [level_map.astype(values.dtype) for level_map in _maps(sizes, points, weights)]
-    sampled = sum(
-        jnp.einsum("nhts,nhsd->nhtd", level_map, level)
-        for level_map, level in zip(maps, _split_levels(sizes, values), strict=True)
+    """As (T x S) interpolation maps times the values, block by block of queries.
+
+    Forwards and backwards without gather or scatter, hence also deterministic on every platform.
+    """
+
+    def block(inputs):
+        maps = [level_map.astype(values.dtype) for level_map in _maps(sizes, *inputs)]
+        return sum(
+            jnp.einsum("nhts,nhsd->nhtd", level_map, level)
+            for level_map, level in zip(maps, _split_levels(sizes, values), strict=True)
+        )
+
+    blocks = _in_blocks(points, 5), _in_blocks(weights, 4)
+    return _out_of_blocks(jax.lax.map(block, blocks), 2, points.shape[-1])
+
+
+def _map_backward(sizes, values, points, weights, gradient):
+    kind = weights.dtype
+
+    def block(total, inputs):
+        *at, gradient = inputs
+        # Made anew: cheaper than kept, and differentiated through the hat functions.
+        maps, pull = jax.vjp(functools.partial(_maps, sizes), *at)
+        to_values = jnp.concatenate(
+            [
+                jnp.einsum("nhts,nhtd->nhsd", level_map, gradient, preferred_element_type=kind)
+                for level_map in (level_map.astype(values.dtype) for level_map in maps)
+            ],
+            axis=2,
+        )
+        to_maps = [
+            jnp.einsum("nhtd,nhsd->nhts", gradient, level, preferred_element_type=kind)
+            for level in _split_levels(sizes, values)
+        ]
+        return total + to_values, pull(to_maps)
+
+    blocks = _in_blocks(points, 5), _in_blocks(weights, 4), _in_blocks(gradient, 2)
+    zeros = jnp.zeros(values.shape, kind)
+    to_values, (to_points, to_weights) = jax.lax.scan(block, zeros, blocks)
+    queries = points.shape[-1]
+    to_points = _out_of_blocks(to_points, 5, queries)
+    return to_values.astype(values.dtype), to_points, _out_of_blocks(to_weights, 4, queries)
+
+
+def _gathered(values: Array, tokens: list[Array]) -> list[Float[Array, "N heads K T D"]]:
+    """The values at the tokens of each corner, K of all levels and points."""
+    flat = (token.reshape(*values.shape[:2], -1, 1) for token in tokens)
+    rows = (jnp.take_along_axis(values, at, axis=2, mode="promise_in_bounds") for at in flat)
+    shape = (*values.shape[:2], -1, tokens[0].shape[-1], values.shape[-1])
+    return [row.reshape(shape) for row in rows]
+
+
+def _gather_forward(sizes, values, points, weights):
+    """By gathers of all corners: memory linear in S."""
+    tokens, shares = _corners(sizes, points, weights)
+    return sum(
+        jnp.einsum("nhkt,nhktd->nhtd", _of_points(share).astype(values.dtype), gathered)
+        for share, gathered in zip(shares, _gathered(values, tokens), strict=True)
     )
-    return sampled, (values, points, weights, maps)
 
 
-def _map_backward(sizes, residuals, gradient):
-    values, points, weights, maps = residuals
-    turned = gradient.swapaxes(2, 3)
-    to_values = [jnp.einsum("nhdt,nhts->nhds", turned, level_map) for level_map in maps]
-    to_maps = jnp.einsum("nhtd,nhsd->nhts", gradient, values).astype(weights.dtype)
-    # A map is its queries' corner weights at their tokens: their gradients stand at these tokens.
-    _, pull, tokens = jax.vjp(
+def _of_points(corner: Float[Array, "N heads levels P T"]) -> Float[Array, "N heads K T"]:
+    return corner.reshape(*corner.shape[:2], -1, corner.shape[-1])
+
+
+def _gather_backward(sizes, values, points, weights, gradient):
+    shares, pull, tokens = jax.vjp(
         functools.partial(_shares_first, sizes), points, weights, has_aux=True
     )
-    number = values.shape[2]
-    rows = np.arange(to_maps.size // number, dtype=np.int32) * number
-    rows = rows.reshape(*points.shape[:3], 1, 1)
+    kind = weights.dtype
     to_shares = [
-        to_maps.reshape(-1).at[(token + rows).reshape(-1)].get(mode="promise_in_bounds")
-        for token in tokens
+        jnp.einsum("nhtd,nhktd->nhkt", gradient, gathered, preferred_element_type=kind)
+        for gathered in _gathered(values, tokens)
     ]
-    to_values = jnp.concatenate(to_values, axis=3).swapaxes(2, 3)
-    return to_values, *pull([share.reshape(weights.shape) for share in to_shares])
+    # In float32: a token of a large map is read by some fifty points, too many for bfloat16's sums.
+    to_values = jnp.zeros(values.shape, kind)
+    add = jax.vmap(jax.vmap(lambda x, at, y: x.at[at].add(y, mode="promise_in_bounds")))
+    for token, share in zip(tokens, shares, strict=True):
+        added = _of_points(share)[..., None] * gradient[:, :, None].astype(kind)
+        at = token.reshape(*values.shape[:2], -1)
+        to_values = add(to_values, at, added.reshape(*at.shape, -1))
+    return to_values.astype(values.dtype), *pull(
+        [share.reshape(weights.shape) for share in to_shares]
+    )
 
 
-sample_by_map.defvjp(_map_forward, _map_backward)
-
-
-def sample_by_gather(
-    sizes: Sizes,
-    values: Float[Array, "N heads S D"],
-    points: Float[Array, "N heads T levels P 2"],
-    weights: Float[Array, "N heads T levels P"],
-) -> Float[Array, "N heads T D"]:
-    """The same by one gather of all corners: memory linear in S."""
-    tokens, shares = map(_stacked, _corners(sizes, points, weights))
-    index = tokens.reshape(*tokens.shape[:2], -1, 1)
-    gathered = jnp.take_along_axis(values, index, axis=2, mode="promise_in_bounds")
-    gathered = gathered.reshape(*tokens.shape, -1)
-    return jnp.einsum("nhtk,nhtkd->nhtd", shares.astype(values.dtype), gathered)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def sample_fused(
-    sizes: Sizes,
-    values: Float[Array, "N heads S D"],
-    points: Float[Array, "N heads T levels P 2"],
-    weights: Float[Array, "N heads T levels P"],
-) -> Float[Array, "N heads T D"]:
-    """The same as one sum of many small gathers, which XLA's CPU backend fuses into one loop.
+def _fused_forward(sizes, values, points, weights):
+    """As one sum of many small gathers, which XLA's CPU backend fuses into one loop.
 
     At 384 x 384 pixels the gathered samples are 149 MB a frame and layer: not writing them makes
     the CPU several times faster (benchmarks/README.md).
     """
-    return _fused_forward(sizes, values, points, weights)[0]
-
-
-def _fused_forward(sizes, values, points, weights):
     # Head by head, since a loop's body is compiled by itself: else forward and backward pass would
     # share gathers, which are then written out, or compute one another's results again.
     inputs = values, points, weights
     sampled = jax.lax.map(functools.partial(_sample_head, sizes), _heads_first(inputs))
-    return sampled.swapaxes(0, 1), inputs
+    return sampled.swapaxes(0, 1)
 
 
-def _fused_backward(sizes, inputs, gradient):
-    inputs = _heads_first((*inputs, gradient))
+def _fused_backward(sizes, *inputs):
+    inputs = _heads_first(inputs)
     return _heads_first(jax.lax.map(functools.partial(_head_gradients, sizes), inputs))
 
 
@@ -216,9 +305,9 @@ def _sample_head(sizes: Sizes, inputs) -> Float[Array, "N T D"]:
     values, points, weights = inputs
     tokens, shares = _corners(sizes, points, weights)
     return sum(
-        share[..., level, point, None].astype(values.dtype)
-        * _taken(values, token[..., level, point])
-        for level, point in np.ndindex(points.shape[-3:-1])
+        share[:, level, point, :, None].astype(values.dtype)
+        * _taken(values, token[:, level, point])
+        for level, point in np.ndindex(weights.shape[1:3])
         for token, share in zip(tokens, shares, strict=True)
     )
 
@@ -232,7 +321,7 @@ def _head_gradients(sizes: Sizes, inputs) -> tuple[Array, Array, Array]:
 
     def products(level, point):
         return tuple(
-            (gradient * _taken(values, token[..., level, point])).astype(kind) for token in tokens
+            (gradient * _taken(values, token[:, level, point])).astype(kind) for token in tokens
         )
 
     def add(xs, ys):
@@ -241,10 +330,10 @@ def _head_gradients(sizes: Sizes, inputs) -> tuple[Array, Array, Array]:
     # One reduction of four arrays, since XLA's CPU backend fuses no gather into that of one.
     zeros = (np.zeros((), kind),) * len(tokens)
     to_points = [
-        jax.lax.reduce(products(*at), zeros, add, [2]) for at in np.ndindex(points.shape[-3:-1])
+        jax.lax.reduce(products(*at), zeros, add, [2]) for at in np.ndindex(weights.shape[1:3])
     ]
     to_shares = [
-        jnp.stack([of_corner[corner] for of_corner in to_points], axis=-1).reshape(weights.shape)
+        jnp.stack([of_corner[corner] for of_corner in to_points], axis=1).reshape(weights.shape)
         for corner in corners
     ]
 
@@ -260,14 +349,17 @@ def _head_gradients(sizes: Sizes, inputs) -> tuple[Array, Array, Array]:
     # Point by point, so that what is added stays in the cache.
     by_point = [
         jnp.stack(corner, axis=-1)
-        .reshape(*weights.shape[:2], -1, len(corners))
-        .transpose(2, 0, 1, 3)
+        .reshape(len(values), -1, *gradient.shape[1:2], len(corners))
+        .swapaxes(0, 1)
         for corner in (tokens, shares)
     ]
     to_values = jax.lax.scan(scatter, jnp.zeros_like(values), by_point)[0]
     return to_values, *pull(to_shares)
 
 
-sample_fused.defvjp(_fused_forward, _fused_backward)
-
-SAMPLERS = {"map": sample_by_map, "gather": sample_by_gather, "fused": sample_fused}
+SAMPLERS = {
+    "map": Sampler(_map_forward, _map_backward),
+    "gather": Sampler(_gather_forward, _gather_backward),
+    "fused": Sampler(_fused_forward, _fused_backward),
+    "kernel": Sampler(deformable_kernels.sample, deformable_kernels.gradients),
+}

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssp_jax.errors import UserError
-from ssp_jax.losses.mask_losses import Draws
+from ssp_jax.losses.draws import Draws
 from ssp_jax.losses.targets import NO_TARGET, MaskTargets
 from ssp_jax.weights import infer
 from ssp_jax.weights.aavs import aavs_params

@@ -10,6 +10,7 @@ import pytest
 
 from ssp_jax.errors import UserError
 from ssp_jax.losses import mask_losses, targets
+from ssp_jax.losses.draws import Draws, draw
 
 FRAMES, QUERIES, SIZE, CLASSES, WIDTH = 4, 6, 8, 5, 3
 
@@ -35,15 +36,15 @@ def some_labels():
 
 
 def draws_for(layers, width=WIDTH):
-    draw = functools.partial(
-        mask_losses.draw,
+    drawn = functools.partial(
+        draw,
         num_predictions=layers,
         num_targets=width,
         num_points=64,
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
     )
-    return jax.jit(draw)(jax.random.split(jax.random.key(7), FRAMES))
+    return jax.jit(drawn)(jax.random.split(jax.random.key(7), FRAMES))
 
 
 @functools.cache
@@ -144,7 +145,7 @@ def test_perfect_predictions_cost_almost_nothing_and_wrong_ones_do():
 def test_padding_the_targets_changes_nothing():
     layers, labels, annotated = random_layers(2), some_labels(), np.ones(FRAMES, bool)
     wide = draws_for(2, width=5)
-    narrow = mask_losses.Draws(wide.matching, wide.candidates[:, :, :3], wide.random[:, :, :3])
+    narrow = Draws(wide.matching, wide.candidates[:, :, :3], wide.random[:, :, :3])
     (expected, _), _ = compiled()(layers, labels, annotated, narrow)
     wider = functools.partial(mask_losses.set_criterion, num_classes=CLASSES, max_targets=5)
     loss, _ = jax.jit(wider)(layers[0], layers[1:], labels, annotated, draws=wide)
