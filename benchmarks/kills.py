@@ -159,10 +159,15 @@ def moments(stages: Sequence[str]) -> list[Moment]:
     return [*listed, Moment("writing results", _files("results.json"), 0.5)]
 
 
-def kill_at(run: Run, moment: Moment, rng: random.Random, number: int = signal.SIGKILL) -> bool:
-    """Start, and end it at the moment; False where the run came to its end before.
+def kill_at(
+    run: Run, listed: Sequence[Moment], rng: random.Random, number: int = signal.SIGKILL
+) -> int | None:
+    """Start, and end it at the first of these moments that is seen, which is numbered.
 
     A kill ends all of its processes, another signal comes to one of them.
+
+    Returns:
+      None where the run came to its end before any.
 
     Raises:
       RuntimeError: it stopped by itself; a signal was answered with another exit status; it left
@@ -170,10 +175,13 @@ def kill_at(run: Run, moment: Moment, rng: random.Random, number: int = signal.S
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "log").touch()
-    before = moment.signs(run)
-    running = run.start()
-    while running[0].poll() is None and not moment.signs(run) - before:
+    before = [moment.signs(run) for moment in listed]
+    running, seen = run.start(), None
+    while running[0].poll() is None and seen is None:
+        signs = (moment.signs(run) - old for moment, old in zip(listed, before, strict=True))
+        seen = next((place for place, new in enumerate(signs) if new), None)
         time.sleep(0.002)
+    moment = listed[seen or 0]
     time.sleep(rng.uniform(0, moment.delay))
     for process in running if number == signal.SIGKILL else [rng.choice(running)]:
         if process.poll() is None:
@@ -192,7 +200,7 @@ def kill_at(run: Run, moment: Moment, rng: random.Random, number: int = signal.S
     left = [pid for process in running for pid in _left_behind(process.pid) if any(statuses)]
     if left:
         raise RuntimeError(f"{moment.name}: processes {left} were left behind")
-    return any(statuses)
+    return seen if any(statuses) else None
 
 
 def steps_lost(log: str) -> list[int]:
@@ -302,6 +310,13 @@ def chosen(listed: Sequence[Moment], kills: int, rng: random.Random) -> Iterator
         kills -= len(places)
 
 
+def _next_ones(todo: Sequence[Moment], order: Sequence[Moment]) -> list[Moment]:
+    """The next moments that one start can come to, a few: one may be too short to be seen."""
+    places = [order.index(moment) for moment in todo[:4]]
+    turn = next((n for n in range(1, len(places)) if places[n] <= places[n - 1]), len(places))
+    return list(todo[:turn])
+
+
 def main(argv):
     """Prints the tables; exit status 1 if any run ended otherwise than the undisturbed one."""
     del argv
@@ -317,28 +332,30 @@ def main(argv):
         undisturbed.finish()
         rng, wrong, runs, missed, kills = random.Random(_SEED.value), [], 0, Counter(), 0
         hit: dict[str, list[tuple[str, int]]] = {name: [] for name in _SIGNALS.value}
-        todo = list(chosen(moments(stages), _KILLS.value, rng))
-        while todo:
-            run, ended = Run(folder / f"run{runs}", **made), []
-            runs += 1
+        order = moments(stages)
+        for _ in range(3):  # for those that pass unseen
+            todo = list(chosen(order, _KILLS.value - kills, rng))
             while todo:
-                name = _SIGNALS.value[kills % len(_SIGNALS.value)]
-                if not kill_at(run, todo[0], rng, getattr(signal, name)):
-                    missed[todo[0].name] += 1  # passed already, or too short
-                    if missed[todo[0].name] == 3:
-                        todo.pop(0)
-                    break
-                ended.append((name, todo.pop(0).name))
-                kills += 1
-                print(f"{kills}: {ended[-1]}", flush=True)
-            run.finish()
-            for (name, moment), lost in zip(
-                ended, steps_lost((run.folder / "log").read_text()), strict=False
-            ):
-                hit[name].append((moment, lost))
-            found = differences(undisturbed, run, stages)
-            wrong += found
-            print(f"{run.folder}: {len(found)} differences {found[:5]}", flush=True)
+                run, ended = Run(folder / f"run{runs}", **made), []
+                runs += 1
+                while todo:
+                    name = _SIGNALS.value[kills % len(_SIGNALS.value)]
+                    watched = _next_ones(todo, order)
+                    place = kill_at(run, watched, rng, getattr(signal, name))
+                    missed.update(moment.name for moment in watched[:place])
+                    del todo[: len(watched[:place])]
+                    if place is None:
+                        break
+                    ended.append((name, todo.pop(0).name))
+                    kills += 1
+                    print(f"{kills}: {ended[-1]}", flush=True)
+                run.finish()
+                lost = steps_lost((run.folder / "log").read_text())
+                for (name, moment), steps in zip(ended, lost, strict=False):
+                    hit[name].append((moment, steps))
+                found = differences(undisturbed, run, stages)
+                wrong += found
+                print(f"{run.folder}: {len(found)} differences {found[:5]}", flush=True)
     _print_tables(hit)
     print(f"\nnot hit: {dict(missed)}")
     print(f"{kills} kills of {runs} runs; differences from the undisturbed one: {len(wrong)}")

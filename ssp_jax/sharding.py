@@ -67,6 +67,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, jax.P(("data", "fsdp")))
 
 
+def on_mesh(mesh: Mesh):
+    """Within, while a step is traced, what the compiler cannot split finds the mesh.
+
+    As the kernels of ssp_jax/models/deformable_kernels.py, by `jax.sharding.get_abstract_mesh()`.
+    """
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same values on every device."""
     return NamedSharding(mesh, jax.P())

@@ -21,7 +21,7 @@ from ssp_jax.losses.listening import (
 from ssp_jax.losses.mask_losses import set_criterion
 from ssp_jax.losses.targets import Totals, count_totals, targets_from_labels
 from ssp_jax.models.ssp import segmentation_map
-from ssp_jax.sharding import batch_sharding, replicated
+from ssp_jax.sharding import batch_sharding, on_mesh, replicated
 from ssp_jax.train_state import TrainState, replace_leaves, split_trained
 
 _LOG = logging.getLogger(__name__)
@@ -171,7 +171,8 @@ def make_train_step(
             def loss_of(leaves):
                 return loss_fn(replace_leaves(state.params, leaves), *arguments)
 
-            return jax.value_and_grad(loss_of, has_aux=True)(leaves)
+            with on_mesh(mesh):
+                return jax.value_and_grad(loss_of, has_aux=True)(leaves)
 
         leaves, _ = split_trained(state.params, trained)
         if accumulate == 1:
@@ -268,7 +269,8 @@ def make_predict(
         in_shardings=(param_shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
     )
     def predict(params: dict, batch: AVBatch):
-        return class_scores(graphdef, params, batch, size, dtype)
+        with on_mesh(mesh):
+            return class_scores(graphdef, params, batch, size, dtype)
 
     return predict
 
@@ -293,6 +295,7 @@ def make_mask_prompt(
         in_shardings=(param_shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
     )
     def mask_prompt(params: dict, batch: AVBatch):
-        return _run_network(graphdef, params, batch, dtype)[2]["mask_prompt"]
+        with on_mesh(mesh):
+            return _run_network(graphdef, params, batch, dtype)[2]["mask_prompt"]
 
     return mask_prompt
