@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,7 @@ def full_size_step(
     kept_features: bool = False,
     accumulate: int = 1,
     mesh: Mesh | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> FullSizeStep:
     """The step of a stage of `configs/avss.py`.
 
@@ -168,6 +169,7 @@ def full_size_step(
       num_queries: instead of the config's.
       accumulate: parts of the batch, see `make_train_step`.
       kept_features: the batch holds what the encoder makes of its frames.
+      overrides: keyword arguments of the network, beside those of the config.
       mesh: of devices that need not be there: state, batch and key are shapes, to compile for.
     """
     config = avss.get_config(kind)
@@ -191,7 +193,8 @@ def full_size_step(
                 "own_reference": "self" if stage.prompt.source == "self" else "none",
                 "post_mask_head": stage.criterion.post_mask == "head",
                 "remat": remat,
-            },
+            }
+            | dict(overrides or {}),
             rngs=rngs,
         )
 

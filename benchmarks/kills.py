@@ -321,6 +321,10 @@ def main(argv):
     """Prints the tables; exit status 1 if any run ended otherwise than the undisturbed one."""
     del argv
     show_own_log()
+    for name in _SIGNALS.value:
+        # What `nohup` or a shell's `&` has this process ignore, the runs would ignore as well.
+        if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     with tempfile.TemporaryDirectory(prefix="ssp_jax_kills_") as temporary:
         folder, stages = Path(_FOLDER.value or temporary), ("objects", "avs", "avss")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
