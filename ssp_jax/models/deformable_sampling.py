@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ssp_jax.models import deformable_kernels
+from ssp_jax.models.by_platform import ByPlatform
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -60,34 +61,48 @@ def sample(
 
 def _forward(way, sizes, values, points, weights):
     inputs = values, points, weights
-    return _run(way, sizes, "forward", *inputs), inputs
+    return _SAMPLE((way, sizes), *inputs)[0], inputs
 
 
 def _backward(way, sizes, inputs, gradient):
-    return _run(way, sizes, "backward", *inputs, gradient)
+    return tuple(_SAMPLE_GRADIENTS((way, sizes), *inputs, gradient))
 
 
 sample.defvjp(_forward, _backward)
 
 
-# Traced once for all layers of a network, which are alike: each platform's way has to be.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _run(way: str, sizes: Sizes, what: str, *arrays: Array):
+def _calls(what: str, setting: tuple[str, Sizes]) -> dict[str, Callable]:
+    way, sizes = setting
     calls = {}
     for platform, name in _ways(way, sizes).items():
-        call = getattr(SAMPLERS[name], what)
+        call = jax.named_scope(f"by_{name}")(getattr(SAMPLERS[name], what))
         # What is no TPU's compiles no kernel, but computes one step by step, for tests.
         options = {"interpret": platform != "tpu"} if name == "kernel" else {}
         calls[platform] = functools.partial(call, sizes, **options)
-    return jax.lax.platform_dependent(*arrays, **calls)
+    return calls
+
+
+_SAMPLE = ByPlatform(
+    "sample",
+    lambda setting: {
+        platform: lambda *inputs, call=call: [call(*inputs)]
+        for platform, call in _calls("forward", setting).items()
+    },
+    lambda _, values, points, weights: [
+        jax.ShapeDtypeStruct((*values.shape[:2], points.shape[-1], values.shape[3]), values.dtype)
+    ],
+)
+_SAMPLE_GRADIENTS = ByPlatform(
+    "sample_gradients",
+    functools.partial(_calls, "backward"),
+    lambda _, *arrays: [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays[:3]],
+)
 
 
 def _ways(way: str, sizes: Sizes) -> dict[str, str]:
     """{platform: a name of `SAMPLERS`}."""
-    if way == "kernel":
-        return {"tpu": way, "default": way}
     if way != "auto":
-        return {"default": way}
+        return {"tpu": way, "default": way}
     tokens = sum(height * width for height, width in sizes)
     return {
         "cpu": "fused",
