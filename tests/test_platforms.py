@@ -53,7 +53,14 @@ def test_a_step_has_each_platforms_formulas(stage, trains):
 
 def test_a_prediction_has_each_platforms_formulas():
     graphdef, init = split_model(
-        lambda rngs: TrainedNetwork(2, size="small", num_queries=10, num_sounds=0, rngs=rngs)
+        lambda rngs: TrainedNetwork(
+            2,
+            size="small",
+            num_queries=10,
+            num_sounds=0,
+            listen=dict.fromkeys(("sounds", "map", "contrast"), 0.0),
+            rngs=rngs,
+        )
     )
     params = jax.eval_shape(init, jax.random.key(0))
     batch = fake_batch(1, frame_size=384)
