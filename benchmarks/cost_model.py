@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from benchmarks.analytic_flops import PARTS, products, step_flops
 from benchmarks.full_size import described_mesh, full_size_step
 from configs import avss, ms3, s4
+from ssp_jax.devices import peak_flops
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.phases import plan_phases
 
@@ -29,19 +30,18 @@ _COMPILE = flags.DEFINE_bool("compile", True, "Or only count by hand.")
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Datasheet: dense bfloat16 FLOP/s, bytes/s of memory; dollars an hour, a list price."""
+    """JAX's name of it, for its peak (`ssp_jax/devices.py`), and dollars an hour, a list price."""
 
-    flops: float
-    bytes: float
+    kind: str
     price: float
 
 
-# Google Cloud's documentation and list prices (us, on demand); NVIDIA's datasheet of the SXM5 and a
-# typical price. Prices change: what matters is the hours.
+# Google Cloud's list prices (us, on demand); of the H100 (SXM5) a typical price. Prices change:
+# what matters is the hours.
 DEVICES = {
-    "v5e": Device(197e12, 0.819e12, 1.20),
-    "v5p": Device(459e12, 2.765e12, 4.20),
-    "H100": Device(989e12, 3.35e12, 3.00),
+    "v5e": Device("TPU v5 lite", 1.20),
+    "v5p": Device("TPU v5", 4.20),
+    "H100": Device("NVIDIA H100 80GB HBM3", 3.00),
 }
 CONFIGS = {"S4": s4, "MS3": ms3, "AVSS": avss}
 
@@ -99,7 +99,7 @@ def _trainings() -> None:
             flops, trained, evaluated = _of_training(module.get_config(kind), title)
             cells = []
             for device in DEVICES.values():
-                floor = flops / device.flops / 3600
+                floor = flops / peak_flops(device.kind) / 3600
                 hours = floor / _UTILISATION.value
                 cells.append(f"{floor:.2f}, {hours:.2f}, ${hours * device.price:.2f}")
             print(

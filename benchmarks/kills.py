@@ -32,6 +32,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from ssp_jax.checkpoints import read_newest
 from ssp_jax.command_line import show_own_log
+from ssp_jax.goodput import without_times
 from ssp_jax.places import define_path
 from ssp_jax.preemption import EXIT_STATUS, INTERRUPTED_STATUS
 
@@ -281,8 +282,8 @@ def differences(
 
 
 def _metrics(run: Run, stage: str) -> list[dict]:
-    lines = map(json.loads, (run.workdir / stage / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+    lines = (run.workdir / stage / "metrics.jsonl").read_text().splitlines()
+    return [without_times(json.loads(line)) for line in lines]
 
 
 def _contents(folder: Path, pattern: str) -> dict[str, bytes | list[bytes]]:

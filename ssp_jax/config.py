@@ -139,6 +139,8 @@ OF_THE_MACHINE = (
     "save_every_minutes",
     "log_every",
     "trackers",
+    "profile.start",
+    "profile.steps",
 )
 
 
@@ -161,12 +163,18 @@ def base() -> ConfigDict:
             # takes up a finished "avs".
             "stages": "avs",
             "dtype": "float32",  # what the network computes in, or "bfloat16"
+            # Of products of float32 arrays in all that is traced, by JAX's own words: "default" is
+            # one bfloat16 pass on a TPU, TF32 on an A100 or H100; "highest" is float32 everywhere.
+            "matmul_precision": "default",
             "log_every": 25,
             # Save so often between evaluations, too, each of which saves; 0: not.
             "save_every_minutes": 10.0,
             # Where the numbers of a training go besides metrics.jsonl: "tensorboard", "wandb",
             # both with a comma between, or "".
             "trackers": "tensorboard",
+            # So many steps of each stage, from this one on, are traced into WORKDIR/STAGE/profile,
+            # for XProf or TensorBoard; 0: none.
+            "profile": {"start": 10, "steps": 0},
             # So many steps of a stage may go by without effect because their loss, gradient or new
             # parameters are not finite; one more stops the run.
             "max_skipped": 0,
@@ -265,6 +273,11 @@ AAVS_SEMANTIC_STAGE = AAVS_STAGE | {
 def model_overrides(config: ConfigDict) -> dict:
     """What `config.model` gives in place of its size's own, as arguments of `SSP`."""
     return {k: v for k, v in config.model.items() if k != "size" and v is not None}
+
+
+def matmul_precision(config: ConfigDict) -> str:
+    """Return `config.matmul_precision`; "default" of a run that began before there was that key."""
+    return config.get("matmul_precision", "default")
 
 
 KINDS = ("base", "paper", "aavs", "small")

@@ -13,6 +13,8 @@ _MANY = 2**31 - 1
 # (regex on the key, lowest, highest) of its numbers; the first that fits decides.
 _RANGES = (
     (r"log_every", 1, _MANY),
+    (r"profile\.steps", 0, _MANY),
+    (r"profile\.start", 1, _MANY),
     (r"\w+\.(batch_size|steps|eval_every|accumulate|num_queries|max_targets)", 1, _MANY),
     (r"\w+\.criterion\.num_points", 1, _MANY),
     (r"\w+\.(optim|phase[12])\.lr", 1e-12, 1e3),

@@ -42,7 +42,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> Iterator[str]:
     Raises:
       UserError: as the run itself would, as far as that shows without data.
     """
-    check_jax()
+    check_jax(config)
     there = (workdir / "config.json").exists()
     check_no_evaluation(workdir)
     check_run(config, workdir)
@@ -174,11 +174,12 @@ def _phase_line(stage: Stage, phase: Phase) -> str:
         jax.eval_shape(lambda: seed_key(0)),
         0,
     )
-    compiled = phase_step(stage, phase).lower(*inputs).compile()
+    traced = phase_step(stage, phase).trace(*inputs)
+    cost = step_cost(traced, traced.lower().compile())
     return (
         f"  {f'{stage.name} {plan.name}'.strip()}: {plan.end - plan.start} steps of "
         f"{stage.stage.batch_size} frames; {trained / 1e6:.2f} M parameters trained, "
-        f"{(sum(sizes.values()) - trained) / 1e6:.2f} M frozen; a step: {step_cost(compiled)} "
+        f"{(sum(sizes.values()) - trained) / 1e6:.2f} M frozen; a step: {cost} "
         f"({stage.mesh.size} x {jax.devices()[0].device_kind})"
     )
 

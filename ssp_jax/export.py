@@ -102,8 +102,10 @@ def _function(stages: Mapping[str, TrainedStage]) -> Callable[[Mapping, Inputs],
                 lambda path, _, name=name: weights[f"{name}/{path_name(path)}"], structures[name]
             )
             batch = _batch(stage, inputs, reference, jnp)
-            size = final.spec.label_size
-            scores = class_scores(stage.graphdef, params, batch, size, stage.config.dtype)
+            scores = class_scores(
+                *(stage.graphdef, params, batch, final.spec.label_size),
+                *(stage.config.dtype, stage.precision),
+            )
             reference = soft_masks(scores) if stage is not final else None
         return scores.argmax(1).astype(jnp.uint8), scores
 

@@ -64,13 +64,15 @@ def move_folder(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)
         return
-    _copy_below(source, target)
+    copy_below(source, target)
     remove_folder(source)
 
 
-def _copy_below(source: Path, target: Path) -> None:
+def copy_below(source: Path, target: Path) -> None:
+    """Write all files below a folder to the same places below `target`, which may be on gs://."""
+    target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        copy = _copy_below if path.is_dir() else copy_file
+        copy = copy_below if path.is_dir() else copy_file
         copy(path, target / path.name)
 
 

@@ -34,7 +34,7 @@ from ssp_jax.errors import UserError
 from ssp_jax.processes import in_turn
 from ssp_jax.sharding import replicated
 from ssp_jax.train_state import path_name
-from ssp_jax.train_step import DTYPES, cast_floats
+from ssp_jax.train_step import DTYPES, cast_floats, multiplied_in
 
 FORMATS = ("float32", "float16", "bfloat16")
 FRAMES_PER_SHARD = 64
@@ -117,6 +117,7 @@ def keep_features(
     dtype: str,
     kept_in: str,
     visits: int,
+    precision: str = "default",
     batch_size: int = 16,
     progress: bool = True,
 ) -> FeatureStore:
@@ -129,6 +130,7 @@ def keep_features(
         `mesh`.
       settings: what changes the encoder's results without showing in its parameters.
       dtype: what it computes in, a name of `DTYPES`. kept_in: of `FORMATS`.
+      precision: see `multiplied_in`.
       visits: frame slots that will be filled from them; all frames are computed, even if a
         training visits few of each clip, since in its epochs it comes to nearly all.
       batch_size: frames at once, at least.
@@ -149,11 +151,15 @@ def keep_features(
         "computed_in": dtype,
         "kept_in": kept_in,
     }
+    if precision != "default":  # of which what is kept from before this key says nothing
+        facts["matmul_precision"] = precision
     records = _records(facts)
     shapes = feature_shapes(graphdef, params, frame_size)
     counts = source.table.num_annotated
     frame_bytes = sum(map(math.prod, shapes)) * jnp.dtype(kept_in).itemsize
-    make = functools.cache(lambda: _make_encoder(encoder_graphdef, weights, dtype, kept_in))
+    make = functools.cache(
+        lambda: _make_encoder(encoder_graphdef, weights, dtype, precision, kept_in)
+    )
     local = jax.local_device_count()
 
     def made(part, first: int) -> Iterator[bytes]:
@@ -253,12 +259,15 @@ def _check_room(
         )
 
 
-def _make_encoder(graphdef: nnx.GraphDef, weights: Mapping, dtype: str, kept_in: str) -> Encoder:
+def _make_encoder(
+    graphdef: nnx.GraphDef, weights: Mapping, dtype: str, precision: str, kept_in: str
+) -> Encoder:
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     split = NamedSharding(mesh, jax.P("data"))
     weights = jax.device_put(weights, replicated(mesh))
 
     @jax.jit(in_shardings=(replicated(mesh), split), out_shardings=split)
+    @multiplied_in(precision)
     def encode(weights, frames):
         encoder = nnx.merge(graphdef, cast_floats(weights, DTYPES[dtype]))
         maps = encoder(normalised_frames(frames).astype(DTYPES[dtype]))

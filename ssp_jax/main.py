@@ -25,6 +25,7 @@ from ssp_jax.command_line import (
 )
 from ssp_jax.dry_run import dry_run
 from ssp_jax.evaluators.report import format_table
+from ssp_jax.goodput import process_began
 from ssp_jax.processes import is_first
 from ssp_jax.report.page import PAGE
 from ssp_jax.run import run
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
                     print(paragraph, flush=True)
             return
         tell_start(config, workdir)
-        results = run(config, workdir)
+        results = run(config, workdir, began=process_began())
         if is_first():
             print(format_table(results))
             print(f"\nresults: {workdir / 'results.json'}; pictures: {workdir}/*/*.png")

@@ -11,6 +11,7 @@ from ssp_jax.data.companions import Companions, check_companions
 from ssp_jax.data.datasets import DataSets, check_data_dir, open_datasets
 from ssp_jax.files import absolute
 from ssp_jax.folder_lock import sole_writer
+from ssp_jax.goodput import Goodput
 from ssp_jax.mask_prompts import prompt_by
 from ssp_jax.places import run_path
 from ssp_jax.processes import in_turn, is_first
@@ -72,16 +73,20 @@ def open_stages(
     return {name: Stage(config, name, data, folders[name], companions) for name in needed}
 
 
-def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, dict]:
+def run(
+    config: ConfigDict, workdir: Path, *, brief: bool = False, began: float | None = None
+) -> dict[str, dict]:
     """All stages of a config: {"s4": {"miou", "fscore", ...}, ...}, also in results.json.
 
     Args:
       brief: see `scores.evaluate`.
+      began: the `time.monotonic()` from which on the run's time is counted; by default from now.
 
     Raises:
       UserError: see `start_checks`, `sole_writer`, `open_stages`, `check_workdir`.
     """
-    check_jax()
+    goodput = Goodput(began)
+    check_jax(config)
     check_no_evaluation(workdir)
     check_run(config, workdir)
     with contextlib.ExitStack() as stack:
@@ -94,7 +99,7 @@ def run(config: ConfigDict, workdir: Path, *, brief: bool = False) -> dict[str, 
         in_turn(lambda: check_workdir(config, workdir))
         in_turn(lambda: keep_inputs(workdir, inputs))
         in_turn(lambda: keep_machine(config, workdir))
-        return _run(config, workdir, stages, brief)
+        return _run(config, workdir, stages, brief, goodput)
 
 
 def hold(stack: contextlib.ExitStack, workdir: Path, *, only_if_there: bool = False) -> None:
@@ -108,7 +113,7 @@ def hold(stack: contextlib.ExitStack, workdir: Path, *, only_if_there: bool = Fa
 
 
 def _run(
-    config: ConfigDict, workdir: Path, stages: dict[str, Stage], brief: bool
+    config: ConfigDict, workdir: Path, stages: dict[str, Stage], brief: bool, goodput: Goodput
 ) -> dict[str, dict]:
     keep_compiled(workdir)
     in_turn(lambda: keep_stage_facts(workdir, stages))
@@ -118,10 +123,11 @@ def _run(
         if stage.stage.prompt.source == "stage1":
             first = stages["avs"]
             prompt_by(first, params["avs"] if "avs" in params else trained_params(first), stage)
-        params[name] = train_stage(stage)
-        for test, result in evaluate(stage, params[name], brief=brief):
-            results[test] = result
-            write_results(workdir / "results.json", results)
+        params[name] = train_stage(stage, goodput)
+        with goodput.left_out():
+            for test, result in evaluate(stage, params[name], brief=brief):
+                results[test] = result
+                write_results(workdir / "results.json", results)
         if config.report and not brief and is_first():
             with harmless(str(workdir)):
                 write_page(workdir)

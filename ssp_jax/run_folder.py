@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from ssp_jax.config import matmul_precision
 from ssp_jax.config_ranges import check_ranges, flat
 from ssp_jax.data.sounds import negative_sounds
 from ssp_jax.data.transforms import Augment
@@ -57,8 +58,8 @@ def check_config(config: ConfigDict, *, trains: bool = True) -> None:
 
     Raises:
       UserError: a number below its range, an unknown stage, protocol, size, dtype, schedule, plan
-        of phases, source of mask prompts, flow mask, post-mask, VTA, negative sound, tracker or
-        precision of kept features, or an impossible augmentation.
+        of phases, source of mask prompts, flow mask, post-mask, VTA, negative sound, tracker,
+        precision of products or of kept features, or an impossible augmentation.
     """
     names = stage_names(config)
     check_ranges(config)
@@ -74,6 +75,7 @@ def check_config(config: ConfigDict, *, trains: bool = True) -> None:
     ):
         if value not in known:
             raise UserError(f"config.{key}={value!r}: expected one of {', '.join(known)}")
+    _check_precision(config)
     Augment(**config.data.augment.to_dict())
     check_kept_features(config)
     check_choices(**{name: config.flow[name] for name in CHOICES})
@@ -105,6 +107,18 @@ def check_config(config: ConfigDict, *, trains: bool = True) -> None:
         raise UserError("config.avs.prompt.source: the first stage has none before it; use none")
 
 
+def _check_precision(config: ConfigDict) -> None:
+    word = matmul_precision(config)
+    try:
+        with jax.default_matmul_precision(word):
+            pass
+    except ValueError as error:
+        raise UserError(
+            f"config.matmul_precision={word!r}: expected default, high, highest, bfloat16, "
+            "tensorfloat32, float32, or a name of jax.lax.DotAlgorithmPreset"
+        ) from error
+
+
 def check_run(config: ConfigDict, workdir: Path) -> set[str]:
     """Look whether a run of this config can begin or go on in the folder; writes nothing.
 
@@ -124,6 +138,7 @@ def check_run(config: ConfigDict, workdir: Path) -> set[str]:
         check_writable(workdir, f"--workdir={workdir}")
         return set()
     old, new = read_sealed(path, _OTHER_WORKDIR), json.loads(config.to_json(sort_keys=True))
+    old.setdefault("matmul_precision", "default")  # of older code
     both = flat(old), flat(new)
     pairs = {key: tuple(f.get(key) for f in both) for key in differing_keys(old, new)}
     differing = refused(pairs, known_files(workdir))

@@ -34,7 +34,8 @@ def keep_machine(config: ConfigDict, workdir: Path) -> None:
         before = read_sealed(path, "Delete it, and the same command writes it anew")
     else:  # a new folder, or one of older code
         before = here | _of_the_machine(run_config(workdir).to_dict())
-    if differing := differing_keys(before, now):
+    # Of a key that older code did not know there is nothing to tell.
+    if differing := differing_keys(now | before, now):
         changes = "; ".join(f"{key} {new}, was {old}" for key, (old, new) in differing.items())
         _LOG.info("goes on with %s", changes)
     write_sealed(path, now)

@@ -1,7 +1,11 @@
 """Where arrays live: one mesh, one rule for batches, one for the train state."""
 
+import math
+from collections.abc import Sequence
+
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ssp_jax.batch import AVBatch
@@ -16,6 +20,9 @@ def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
     """Devices as a (data, fsdp) mesh; batches are split over both axes.
 
     Auto axes: with explicit ones (jax's default) window reshapes and the vmapped Hungarian fail.
+
+    Of devices in several slices, between which the network is slower (TPU multislice; GPUs as far
+    as JAX groups them), `fsdp` stays within one as far as it fits, and `data` goes over all.
 
     Args:
       data: 0 takes all devices. With fewer than there are, the others stay idle.
@@ -36,11 +43,28 @@ def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
             f"config.mesh: data={data} times fsdp={fsdp} are {data * fsdp} devices, but there are "
             f"{devices}" + (", in several processes" if jax.process_count() > 1 else "")
         )
-    return jax.make_mesh(
-        (data, fsdp),
-        ("data", "fsdp"),
-        axis_types=(AxisType.Auto,) * 2,
-        devices=jax.devices()[: data * fsdp],
+    axes, types = ("data", "fsdp"), (AxisType.Auto,) * 2
+    chosen = jax.devices()[: data * fsdp]
+    if (slices := _count_slices(chosen)) > 1:
+        return Mesh(_over_slices(chosen, slices, fsdp), axes, axis_types=types)
+    return jax.make_mesh((data, fsdp), axes, axis_types=types, devices=chosen)
+
+
+def _count_slices(devices: Sequence[jax.Device]) -> int:
+    # Devices of a CPU have no such number.
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _over_slices(devices: Sequence[jax.Device], slices: int, fsdp: int) -> np.ndarray:
+    """The devices of equal slices as (data, fsdp)."""
+    of_slice = len(devices) // slices
+    inner = math.gcd(fsdp, of_slice)
+    outer = fsdp // inner
+    return mesh_utils.create_hybrid_device_mesh(
+        (of_slice // inner, inner),
+        (slices // outer, outer),
+        devices,
+        allow_split_physical_axes=True,  # as `jax.make_mesh` does where it has to
     )
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssp_jax import preemption
-from ssp_jax.config import model_overrides
+from ssp_jax.config import matmul_precision, model_overrides
 from ssp_jax.data.batches import Batches
 from ssp_jax.data.beside import Beside
 from ssp_jax.data.companions import Companions
@@ -81,6 +81,7 @@ class Stage:
       trains: False for who only predicts or scores: no phases are planned, so the config may lack
         what only a training needs, and there is no optimiser.
       phases: those of its training, empty if it does not train.
+      precision: of products, see `matmul_precision`.
       param_shapes, param_shardings: of the network's parameters, as a tree.
     """
 
@@ -107,6 +108,7 @@ class Stage:
         self.class_names = ("background", "sounding") if self.binary else self.data.class_names
         self.num_classes = len(self.class_names)
         self.protocol = get_protocol(config.protocol)
+        self.precision = matmul_precision(config)
         self.mesh: Mesh = make_mesh(**config.mesh.to_dict())
         self.spec = read_spec(
             config,
@@ -198,12 +200,18 @@ class Stage:
 
     def make_predict(self, size: int) -> Callable:
         """`train_step.make_predict` at another scored size."""
-        return make_predict(self.graphdef, self.mesh, self.param_shardings, size, self.config.dtype)
+        return make_predict(
+            *(self.graphdef, self.mesh, self.param_shardings, size),
+            *(self.config.dtype, self.precision),
+        )
 
     @functools.cached_property
     def mask_prompt(self) -> Callable:
         """`train_step.make_mask_prompt`; of a stage that is `prompted`."""
-        return make_mask_prompt(self.graphdef, self.mesh, self.param_shardings, self.config.dtype)
+        return make_mask_prompt(
+            *(self.graphdef, self.mesh, self.param_shardings),
+            *(self.config.dtype, self.precision),
+        )
 
     def put(self, batch):
         """A host batch on the devices."""

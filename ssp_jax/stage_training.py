@@ -13,12 +13,14 @@ from ssp_jax.data.batches import Batches
 from ssp_jax.data.pipeline import train_batches
 from ssp_jax.data.transforms import Augment
 from ssp_jax.errors import UserError
+from ssp_jax.goodput import Goodput, Speed
 from ssp_jax.init_from import given_params
 from ssp_jax.kept_features import FeatureStore, keep_features
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.not_finite import Dump
 from ssp_jax.phases import Phase
 from ssp_jax.stage import Stage
+from ssp_jax.step_trace import StepTrace
 from ssp_jax.trackers import Trackers
 from ssp_jax.train import Loop, Progress
 from ssp_jax.train_state import StateMaker, TrainState, seed_key
@@ -28,14 +30,19 @@ from ssp_jax.writers import MetricsWriter
 _LOG = logging.getLogger(__name__)
 
 
-def train_stage(stage: Stage) -> dict:
-    """Train, or go on, or return at once what was trained; the best parameters."""
+def train_stage(stage: Stage, goodput: Goodput) -> dict:
+    """Train, or go on, or return at once what was trained; the best parameters.
+
+    Says at the end where the time went, as `goodput` counts it.
+    """
     with Checkpoints(stage.folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(functools.partial(_states_at, stage))
         state, saved = restored or (_new_state(stage), {"next_batch": 0})
         progress = Progress(**saved.get("loop", {}))
         checkpoints.go_on_from(state.number if restored else -1)
-        if state.number < stage.phases[-1].plan.end or not progress.evaluated:
+        goodput.go_on_from(progress.seconds)
+        trains = state.number < stage.phases[-1].plan.end or not progress.evaluated
+        if trains:
             verb = "going on" if restored else "begins"
             _LOG.info("%s: %s at step %d", stage.name, verb, state.number)
         for phase in stage.phases:
@@ -46,8 +53,10 @@ def train_stage(stage: Stage) -> dict:
                 state = phase.states.restart(state.step, _best(stage, checkpoints, state.params))
             with training_batches(stage, _kept_features(stage, phase, state.params)) as batches:
                 batches.set_state(saved)
-                state = _run_phase(stage, phase, state, progress, batches, checkpoints)
+                state = _run_phase(stage, phase, state, progress, batches, checkpoints, goodput)
                 saved = batches.get_state()
+        if trains:
+            _LOG.info("%s: goodput: %s", stage.name, goodput)
         return _best(stage, checkpoints, state.params)
 
 
@@ -95,11 +104,12 @@ def _run_phase(
     progress: Progress,
     batches: Batches,
     checkpoints: Checkpoints,
+    goodput: Goodput,
 ) -> TrainState:
     config, section = stage.config, stage.stage
-    name = f"{stage.name} {phase.plan.name}".strip()
+    name, speed = f"{stage.name} {phase.plan.name}".strip(), Speed()
     loop = Loop(
-        train_step=compile_once(phase_step(stage, phase), name),
+        train_step=compile_once(phase_step(stage, phase), name, speed),
         batches=batches,
         put=stage.put,
         evaluate=stage.validate if section.val else None,
@@ -126,6 +136,9 @@ def _run_phase(
         log_every=config.log_every,
         max_skipped=config.max_skipped,
         seed=config.seed,
+        goodput=goodput,
+        speed=speed,
+        trace=StepTrace(stage.folder / "profile", **config.profile, name=name),
     )
     try:
         return loop.run(state, progress)
@@ -152,6 +165,7 @@ def phase_step(stage: Stage, phase: Phase) -> Callable:
         phase.trained,
         skip=config.max_skipped > 0,
         accumulate=section.accumulate,
+        precision=stage.precision,
     )
 
 
@@ -171,6 +185,7 @@ def _kept_features(stage: Stage, phase: Phase, params: dict) -> FeatureStore | N
         settings={"gelu": config.model.gelu or SIZES[config.model.size]["gelu"]},
         frame_size=stage.spec.frame_size,
         dtype=config.dtype,
+        precision=stage.precision,
         kept_in=config.data.kept_features,
         visits=(plan.end - plan.start) * stage.stage.batch_size,
     )

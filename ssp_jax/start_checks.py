@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ssp_jax.checkpoints import has_begun
+from ssp_jax.config import matmul_precision
 from ssp_jax.data.companions import check_inputs
 from ssp_jax.errors import UserError
 from ssp_jax.evaluation_folder import EVALUATION
@@ -21,12 +22,19 @@ from ssp_jax.stage_training import check_trained
 from tfds_builders.prepare import GENERATED
 
 
-def check_jax() -> None:
+def check_jax(config: ConfigDict) -> None:
     """Refuse settings of JAX under which nothing here was meant to run.
 
     Raises:
-      UserError: numbers would have 64 bits.
+      UserError: numbers would have 64 bits, or products another precision than the config says.
     """
+    wanted, given = matmul_precision(config), jax.config.jax_default_matmul_precision
+    if given not in (None, wanted):
+        raise UserError(
+            f"JAX_DEFAULT_MATMUL_PRECISION={given}, but config.matmul_precision={wanted}: a run "
+            "keeps this in its config, so that whoever goes on with it or predicts computes alike. "
+            f"Unset that variable, and give --config.matmul_precision={given} if it is meant"
+        )
     if jax.config.jax_enable_x64:
         raise UserError(
             "JAX_ENABLE_X64=1: a training here computes in float32 (or config.dtype=bfloat16), and "

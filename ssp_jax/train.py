@@ -20,7 +20,9 @@ from ssp_jax import preemption
 from ssp_jax.batch import AVBatch
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
+from ssp_jax.goodput import Goodput, Speed
 from ssp_jax.not_finite import Dump, bad_parts, numbers_of
+from ssp_jax.step_trace import StepTrace
 from ssp_jax.train_state import TrainState
 from ssp_jax.writers import MetricsWriter
 
@@ -35,11 +37,13 @@ class Progress:
       pending: numbers of the steps since the last line of the log.
       skipped: steps so far that were not finite and changed nothing.
       evaluated: False where an evaluation is due and a signal came before or in it.
+      seconds: of the stage until it was saved, see `Goodput`.
     """
 
     pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
     skipped: int = 0
     evaluated: bool = True
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -58,6 +62,7 @@ class Loop:
         starting weights shows in minutes, not hours.
       save_every: seconds after which it saves though no evaluation is due; 0: never.
       dump: keeps the batch of a step that is not finite. max_skipped: so many of these go by.
+      goodput, speed: where the time goes, and what the train_step costs. trace: of some steps.
     """
 
     train_step: Callable
@@ -78,6 +83,9 @@ class Loop:
     log_every: int
     max_skipped: int
     seed: int
+    goodput: Goodput = dataclasses.field(default_factory=Goodput)
+    speed: Speed = dataclasses.field(default_factory=Speed)
+    trace: StepTrace = dataclasses.field(default_factory=StepTrace)
 
     def run(self, state: TrainState, progress: Progress) -> TrainState:
         """Train from `state.step` to `end`; logs, evaluates and saves on the way.
@@ -88,13 +96,15 @@ class Loop:
         """
         start = step = state.number
         key, number = _key_and_number(self.seed, state.step)
-        clock, fresh = Clock(start, self.total_steps), []
+        clock, fresh, scalars = Clock(start, self.total_steps), [], None
+        self.goodput.count("restart")
         if self.eval_first and start == 0 and self.evaluate is not None:
             self._evaluate(start, state.params)
             self.checkpoints.wait()
             clock.pause_until_now()
         saved_at = time.monotonic()
         with contextlib.ExitStack() as stack:
+            stack.callback(self.trace.finish)
             if not progress.evaluated:  # what will be saved at once is not to be cut short
                 stack.enter_context(preemption.held_back())
             while True:
@@ -121,25 +131,31 @@ class Loop:
                 if step == self.end:
                     break
                 before = self.batches.get_state()
-                try:
-                    batch = next(self.batches)
-                except Exception:
-                    # A signal to all of a terminal's processes ends the batches' workers, too.
-                    if preemption.came(within=1.0):
-                        continue
-                    if step > start and jax.process_count() == 1:
-                        self._collect(fresh, state, progress)
-                        self._save(state, progress, evaluated=True)
-                    raise
-                state, scalars = self.train_step(state, self.put(batch), key, number)
+                with self.trace.step(step + 1, state):
+                    self.goodput.count("steps")
+                    try:
+                        batch = next(self.batches)
+                    except Exception:
+                        # A signal to all of a terminal's processes ends the batches' workers, too.
+                        if preemption.came(within=1.0):
+                            continue
+                        if step > start and jax.process_count() == 1:
+                            self._collect(fresh, state, progress)
+                            self._save(state, progress, evaluated=True)
+                        raise
+                    self.goodput.count("steps" if _is_under_way(scalars) else "input")
+                    state, scalars = self.train_step(state, self.put(batch), key, number)
                 step, number = step + 1, _next(number)
+                self.trace.after(step, state)
                 fresh.append((step, before, scalars))
                 if step == start + 1:  # until here there is nothing to save
                     stack.enter_context(preemption.held_back())
+                    self.goodput.count("compile")
                 if step % self.log_every == 0 or step == self.end:
                     self._collect(fresh, state, progress)
                     self._log(step, progress, clock)
             self.checkpoints.wait()
+            self.goodput.count("saving")
         return state
 
     def _time_to_save(self, step: int, saved_at: float) -> bool:
@@ -152,19 +168,23 @@ class Loop:
         return bool(multihost_utils.broadcast_one_to_all(np.array(late)))
 
     def _evaluate(self, step: int, params: dict) -> None:
+        self.goodput.count("steps")
         with preemption.let_through():
             values = self.evaluate(params)
         score = self.score(values)
         self.writer.write(step, {f"val/{name}": value for name, value in values.items()})
         self.checkpoints.save_best(step, params, score)
+        self.goodput.count("evaluation")
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         _LOG.info("%s step %d  validation: %s", self.name, step, shown)
 
     def _save(self, state: TrainState, progress: Progress, *, evaluated: bool) -> None:
-        progress.evaluated = evaluated
+        self.goodput.count("steps")
+        progress.evaluated, progress.seconds = evaluated, dict(self.goodput.seconds)
         self.writer.flush()  # whoever goes on from here writes only later steps
         saved = self.batches.get_state() | {"loop": dataclasses.asdict(progress)}
         self.checkpoints.save(state, saved)
+        self.goodput.count("saving")
 
     def _collect(
         self, fresh: list[tuple[int, dict, dict[str, Any]]], state: TrainState, progress: Progress
@@ -221,12 +241,21 @@ class Loop:
             means["bad_clips"] = len(bad)
         means["lr"] = float(self.learning_rate(step - 1))
         rate, left = clock.read(step)
-        means["steps_per_second"] = rate
-        self.writer.write(step, means)
+        self.goodput.count("steps")
+        speeds = self.speed.at(rate)
+        self.writer.write(step, means | speeds | self.goodput.shares())
+        shown = f"{rate:.2f} steps/s"
+        shown += f"  {speeds['tflops']:.3g} TFLOP/s" if "tflops" in speeds else ""
+        shown += f"  MFU {100 * speeds['mfu']:.1f} %" if "mfu" in speeds else ""
         _LOG.info(
-            "%s step %d/%d  loss %.3f  lr %.1e  %.2f steps/s  %s left",
-            *(self.name, step, self.total_steps, means["loss"], means["lr"], rate, left),
+            "%s step %d/%d  loss %.3f  lr %.1e  %s  %s left",
+            *(self.name, step, self.total_steps, means["loss"], means["lr"], shown, left),
         )
+
+
+def _is_under_way(scalars: dict[str, jax.Array] | None) -> bool:
+    """Whether the devices still compute the step that gives these."""
+    return scalars is not None and not scalars["applied"].is_ready()
 
 
 def _key_and_number(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,7 @@
 """Pure functions of one step: loss, gradients, update; and prediction for evaluation."""
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ssp_jax.batch import AVBatch
+from ssp_jax.flops import step_flops
+from ssp_jax.goodput import Speed
 from ssp_jax.losses.listening import (
     audio_visual_contrast,
     audio_visual_map,
@@ -25,6 +28,13 @@ from ssp_jax.sharding import batch_sharding, on_mesh, replicated
 from ssp_jax.train_state import TrainState, replace_leaves, split_trained
 
 _LOG = logging.getLogger(__name__)
+# Scopes (`jax.named_scope`) of a step's operations by the parts of the method, opened here and in
+# `models/ssp.py`: they stand in the op_name of compiled instructions and in a profiler's trace.
+# Within `losses` lie `matching` and `points`.
+PARTS = (
+    *("encoder", "audio_encoder", "pixel_decoder", "vta", "audio_visual_map", "premask"),
+    *("mask_decoder", "losses", "optimiser"),
+)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -33,6 +43,26 @@ def cast_floats(tree, dtype):
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
+
+
+def multiplied_in(precision: str) -> Callable[[Callable], Callable]:
+    """Decorate a function that JAX traces: its products of float32 arrays get this precision.
+
+    Gradients and updates that are traced within as well; a product that asks for its own keeps it.
+
+    Args:
+      precision: a word of JAX's `jax_default_matmul_precision`, as config.matmul_precision.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def traced(*arguments):
+            with jax.default_matmul_precision(precision):
+                return function(*arguments)
+
+        return traced
+
+    return decorate
 
 
 def _run_network(graphdef: nnx.GraphDef, params: dict, batch: AVBatch, dtype: str):
@@ -73,6 +103,19 @@ class Loss:
             to those of the batch. Not so the contrast of `listen`, which compares frames.
         """
         model, predictions, aux = _run_network(self.graphdef, params, batch, self.dtype)
+        with jax.named_scope("losses"):
+            return self._of(model, predictions, aux, batch, key, totals)
+
+    def _of(
+        self,
+        model: nnx.Module,
+        predictions: dict[str, Array],
+        aux: dict,
+        batch: AVBatch,
+        key: jax.Array,
+        totals: Totals | None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """What the network's predictions cost."""
         fold = jax.vmap(jax.random.fold_in, (None, 0)), jax.vmap(jax.random.fold_in)
         loss, parts = set_criterion(
             predictions,
@@ -141,6 +184,7 @@ def make_train_step(
     *,
     skip: bool = False,
     accumulate: int = 1,
+    precision: str = "default",
 ) -> Callable[[TrainState, AVBatch, jax.Array, int], tuple[TrainState, dict[str, Array]]]:
     """The jitted, sharded step: (state, batch, key, number) -> (state, scalars).
 
@@ -155,6 +199,7 @@ def make_train_step(
 
     `accumulate` is the number of parts of the batch whose gradients are computed one after the
     other and added up, which needs little more memory than one part and gives the same step.
+    `precision`: see `multiplied_in`.
     """
     everywhere = replicated(mesh)
 
@@ -163,6 +208,7 @@ def make_train_step(
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
+    @multiplied_in(precision)
     def train_step(state: TrainState, batch: AVBatch, key: jax.Array, number: jax.Array):
         """See `make_train_step`."""
         key = jax.random.fold_in(key, state.step)
@@ -178,12 +224,14 @@ def make_train_step(
         if accumulate == 1:
             (loss, parts), grads = gradients(leaves, batch, key)
         else:
-            totals = loss_fn.totals(batch)
+            with jax.named_scope("losses"):
+                totals = loss_fn.totals(batch)
             (loss, parts), grads = _added_up(
                 lambda part: gradients(leaves, part, key, totals), batch, accumulate, mesh
             )
-        updates, opt_state = tx.update(grads, state.opt_state, leaves)
-        updated = optax.apply_updates(leaves, updates)
+        with jax.named_scope("optimiser"):
+            updates, opt_state = tx.update(grads, state.opt_state, leaves)
+            updated = optax.apply_updates(leaves, updates)
         scalars = {"loss": loss, "grad_norm": optax.tree.norm(grads)} | parts
         checks = {
             f"not_finite/{what}/{module}": ~jnp.isfinite(optax.tree.norm(part))
@@ -232,11 +280,11 @@ def _by_module(leaves: Mapping[str, Array]) -> dict[str, list[Array]]:
     return modules
 
 
-def compile_once(step: Callable, name: str) -> Callable:
+def compile_once(step: Callable, name: str, speed: Speed | None = None) -> Callable:
     """The jitted `step`, compiled at its first call; other shapes are then an error, not a wait.
 
     Says in the log what a call needs: memory a device (arguments, results and temporaries, without
-    what the host holds), and FLOPs as XLA counts them.
+    what the host holds), and FLOPs, see `step_flops`; `speed` is told these, too.
     """
     compiled = None
 
@@ -244,24 +292,33 @@ def compile_once(step: Callable, name: str) -> Callable:
         nonlocal compiled
         if compiled is None:
             start = time.perf_counter()
-            compiled = step.lower(*inputs).compile()
+            traced = step.trace(*inputs)
+            compiled = traced.lower().compile()
             seconds = time.perf_counter() - start
-            _LOG.info("%s: step compiled in %.0f s; %s", name, seconds, step_cost(compiled))
+            _LOG.info("%s: step compiled in %.0f s; %s", name, seconds, step_cost(traced, compiled))
+            if speed is not None:
+                speed.flops = step_flops(traced, compiled)
         return compiled(*inputs)
 
     return call
 
 
-def step_cost(compiled: jax.stages.Compiled) -> str:
+def step_cost(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> str:
     """What a call needs, as '1.23 GB a device, 456 GFLOP'; see `compile_once`."""
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, flops = compiled.memory_analysis(), step_flops(traced, compiled)
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     size += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return f"{size / 1e9:.2f} GB a device, {cost.get('flops', 0) / 1e9:.0f} GFLOP"
+    counted = "FLOPs unknown" if flops is None else f"{flops / 1e9:.0f} GFLOP"
+    return f"{size / 1e9:.2f} GB a device, {counted}"
 
 
 def make_predict(
-    graphdef: nnx.GraphDef, mesh: Mesh, param_shardings, size: int, dtype: str = "float32"
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
+    param_shardings,
+    size: int,
+    dtype: str = "float32",
+    precision: str = "default",
 ) -> Callable[[dict, AVBatch], Float[Array, "N K size size"]]:
     """The jitted prediction: (params, batch) -> class scores per pixel at `size` (method 3.5)."""
 
@@ -270,23 +327,37 @@ def make_predict(
     )
     def predict(params: dict, batch: AVBatch):
         with on_mesh(mesh):
-            return class_scores(graphdef, params, batch, size, dtype)
+            return class_scores(graphdef, params, batch, size, dtype, precision)
 
     return predict
 
 
 def class_scores(
-    graphdef: nnx.GraphDef, params: dict, batch: AVBatch, size: int, dtype: str
+    graphdef: nnx.GraphDef,
+    params: dict,
+    batch: AVBatch,
+    size: int,
+    dtype: str,
+    precision: str = "default",
 ) -> Float[Array, "N K size size"]:
     """What `make_predict` computes, as a function without devices."""
-    _, predictions, _ = _run_network(graphdef, params, batch, dtype)
-    return segmentation_map(
-        predictions["mask_logits"], predictions["class_logits"], batch.frames.shape[1:3], size
-    )
+
+    @multiplied_in(precision)
+    def scores(params: dict, batch: AVBatch):
+        _, predictions, _ = _run_network(graphdef, params, batch, dtype)
+        return segmentation_map(
+            predictions["mask_logits"], predictions["class_logits"], batch.frames.shape[1:3], size
+        )
+
+    return scores(params, batch)
 
 
 def make_mask_prompt(
-    graphdef: nnx.GraphDef, mesh: Mesh, param_shardings, dtype: str = "float32"
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
+    param_shardings,
+    dtype: str = "float32",
+    precision: str = "default",
 ) -> Callable[[dict, AVBatch], Float[Array, "N h w"]]:
     """The jitted mask prompt, 0..1, that the decoder gets in a prediction (method 3.6, 4.2): of
     (params, batch), for a network built with `mask_prompt`."""
@@ -294,6 +365,7 @@ def make_mask_prompt(
     @jax.jit(
         in_shardings=(param_shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
     )
+    @multiplied_in(precision)
     def mask_prompt(params: dict, batch: AVBatch):
         with on_mesh(mesh):
             return _run_network(graphdef, params, batch, dtype)[2]["mask_prompt"]

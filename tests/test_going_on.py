@@ -38,7 +38,14 @@ def begun(workdir, stage="avs"):
         *("prepared_dir=elsewhere", "data_dir=elsewhere", "log_every=7", "save_every_minutes=1"),
         *("trackers=", "report=False", "save_masks=True", "negative_sounds=", "stages=avs"),
         *("max_skipped=3", "data.max_bad_clips=1", "data.num_workers=2", "data.cache_mb=1"),
-        *("mesh.fsdp=2", "avs.accumulate=2", "model.remat=True", "allow_missing=True"),
+        *(
+            "profile.start=3",
+            "profile.steps=2",
+            "mesh.fsdp=2",
+            "avs.accumulate=2",
+            "model.remat=True",
+            "allow_missing=True",
+        ),
         *("texts.wordings.scene=What?", "avs.test={'s4':'builtin:test_v2'}"),
     ],
 )
@@ -53,7 +60,14 @@ def test_what_decides_nothing_may_differ(change, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        *("seed=1", "dtype=bfloat16", "protocol=combo", "model.hidden=32", "data.frame_size=64"),
+        *(
+            "seed=1",
+            "dtype=bfloat16",
+            "matmul_precision=highest",
+            "protocol=combo",
+            "model.hidden=32",
+            "data.frame_size=64",
+        ),
         *("avs.val={'s4':'builtin:val'}", "avs.train=('builtin:train',)", "avs.batch_size=8"),
         *("avs.eval_every=7", "avs.eval_first=True", "texts.vary=empty", "flow.size=64"),
         *("init_from=other", "avs.phase1.share=0.4", "data.kept_features=float16"),

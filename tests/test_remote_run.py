@@ -22,6 +22,7 @@ from ssp_jax.checkpoints import Checkpoints, read_best
 from ssp_jax.errors import UserError
 from ssp_jax.evaluators.saved_masks import finish_masks, start_masks, write_masks
 from ssp_jax.files import remove_folder, write_whole
+from ssp_jax.goodput import without_times
 from ssp_jax.hub import __main__ as hub
 from ssp_jax.init_from import is_trained, read_weights
 from ssp_jax.json_files import read_sealed, write_sealed
@@ -31,6 +32,7 @@ from ssp_jax.prompts.tokeniser import Tokeniser, train_tokeniser
 from ssp_jax.report import __main__ as report
 from ssp_jax.report.record import read_records, write_record
 from ssp_jax.run import run
+from ssp_jax.step_trace import StepTrace
 from ssp_jax.weights.folder import load_facts, save_weights
 from ssp_jax.writers import MetricsWriter
 from tests.object_store import ObjectStore
@@ -97,6 +99,17 @@ def test_metrics_have_each_step_once(bucket, monkeypatch):
     writer.write(3, {"loss": 1.0})
     writer.close()
     assert lines() == [1, 2, 3]
+
+
+def test_a_trace_lies_in_the_bucket_as_on_a_disk(bucket):
+    trace = StepTrace(run_path("gs://bucket/run/avs/profile"), 2, 1)
+    for number in (1, 2, 3):
+        with trace.step(number, None):
+            pass
+        trace.after(number, None)
+    written = [name.split("/") for name in bucket.names("run/avs/profile/plugins/profile/")]
+    assert {path[-1].split(".", 1)[1] for path in written} >= {"xplane.pb", "trace.json.gz"}
+    assert {len(path) for path in written} == {7}
 
 
 def test_what_a_run_writes_besides(bucket, tmp_path, monkeypatch):
@@ -207,5 +220,4 @@ def _kill_once_saved(bucket, process):
 
 
 def _numbers(text):
-    lines = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+    return [without_times(json.loads(line)) for line in text.splitlines()]

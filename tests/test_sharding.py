@@ -133,3 +133,31 @@ def _losses(workdir):
 def test_impossible_meshes_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         make_mesh(**arguments)
+
+
+class _FakeTpu:
+    """A chip of a v5e slice of 2 x 4, as `mesh_utils` looks at it."""
+
+    platform, device_kind, core_on_chip = "tpu", "TPU v5 lite", 0
+
+    def __init__(self, number, chips=8):
+        self.id, self.slice_index = number, number // chips
+        self.process_index = number // 4
+        self.coords = (number % chips % 2, number % chips // 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("slices", "fsdp", "shape"), [(2, 1, (16, 1)), (2, 4, (4, 4)), (4, 8, (4, 8)), (2, 16, (1, 16))]
+)
+def test_parameters_are_split_within_a_slice(slices, fsdp, shape, monkeypatch):
+    devices = [_FakeTpu(number) for number in range(8 * slices)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    monkeypatch.setattr(jax, "device_count", lambda: len(devices))
+    mesh = make_mesh(fsdp=fsdp)
+    assert (mesh.devices.shape, mesh.axis_names) == (shape, ("data", "fsdp"))
+    assert {device.id for device in mesh.devices.flat} == set(range(8 * slices))
+    for row in mesh.devices:  # what shares one copy of the state
+        assert len({device.slice_index for device in row}) == max(1, fsdp // 8)
+    # As many rows of each slice.
+    of_rows = [row[0].slice_index for row in mesh.devices]
+    assert fsdp > 8 or sorted(of_rows) == sorted(list(range(slices)) * (shape[0] // slices))

@@ -73,8 +73,8 @@ def test_a_run_compiles_once_and_transfers_nothing_unsaid(strict, compiled, tmp_
     before_steps, compile_once = [], stage_training.compile_once
     stopped = []
 
-    def counting(step, name):
-        call = compile_once(step, name)
+    def counting(step, name, speed):
+        call = compile_once(step, name, speed)
 
         def counted(*inputs):
             if len(before_steps) == 3 and not stopped:

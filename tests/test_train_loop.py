@@ -16,6 +16,7 @@ from ssp_jax import preemption
 from ssp_jax.batch import fake_batch
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.errors import UserError
+from ssp_jax.goodput import without_times
 from ssp_jax.not_finite import Dump
 from ssp_jax.sharding import make_mesh, put_batch
 from ssp_jax.train import Loop, Progress
@@ -65,13 +66,16 @@ class _Batches:
         self._next = state["next_batch"]
 
 
-def train(folder: Path, batches, *, max_skipped=0, on_evaluate=lambda: None, save_every=0):
-    """To step 10, from what is in the folder; log lines every 3 steps, evaluations every 4."""
+def train(folder: Path, batches, *, max_skipped=0, on_evaluate=lambda: None, save_every=0, **more):
+    """To step 10, from what is in the folder; log lines every 3 steps, evaluations every 4.
+
+    `more`: of the loop.
+    """
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every)
+        return _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every, more)
 
 
-def _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every):
+def _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every, more):
     restored = checkpoints.restore(lambda step: _STATES)
     state, progress = _STATES.new(jax.random.key(0)), Progress()
     if restored:
@@ -106,7 +110,9 @@ def _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every):
         log_every=3,
         max_skipped=max_skipped,
         seed=0,
+        **more,
     )
+    loop.goodput.go_on_from(progress.seconds)
     try:
         if start < _END or not progress.evaluated:
             state = loop.run(state, progress)
@@ -117,8 +123,8 @@ def _train(folder, batches, checkpoints, max_skipped, on_evaluate, save_every):
 
 
 def lines(folder: Path) -> list[dict]:
-    read = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in read]
+    read = (folder / "metrics.jsonl").read_text().splitlines()
+    return [without_times(json.loads(line)) for line in read]
 
 
 @pytest.fixture

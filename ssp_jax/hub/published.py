@@ -117,7 +117,8 @@ def without_machine(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     defaults = flat(base().to_dict())
-    config.update_from_flattened_dict({key: defaults[key] for key in OF_THE_MACHINE})
+    there = flat(config.to_dict())  # older code knew fewer of them
+    config.update_from_flattened_dict({k: defaults[k] for k in OF_THE_MACHINE if k in there})
     config.texts.update({"tokeniser": "", "file": Path(config.texts.file).name})
     for section in INPUT_WEIGHTS:
         config[section].weights = ""

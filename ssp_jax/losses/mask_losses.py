@@ -155,6 +155,7 @@ def _chosen(masks: Float[Array, "N Q H W"], query: Int[Array, "N M"]) -> Float[A
     return jax.vmap(lambda masks, index: masks[index])(masks, query)
 
 
+@jax.named_scope("matching")
 def _match_layers(
     layers: list[Prediction], targets: Targets, draws: Draws, weights: dict[str, float]
 ) -> tuple[Int[Array, "N L M"], Int[Array, "N L M"], Bool[Array, "N L M"]]:

@@ -12,6 +12,7 @@ from ssp_jax.losses.targets import Targets
 PairLosses = dict[str, Float[Array, "N L M"]]
 
 
+@jax.named_scope("points")
 def pair_losses(
     pairs: Float[Array, "N L M H W"],
     targets: Targets,

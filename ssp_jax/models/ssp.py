@@ -267,44 +267,50 @@ class SSP(nnx.Module):
         if self.mask_prompt != (reference is not None):
             state = "needs" if self.mask_prompt else "is built without"
             raise ValueError(f"this model {state} a reference (constructor: mask_prompt)")
-        if audio_features is None:
-            if log_mel is None:
-                raise ValueError("give log_mel or audio_features")
-            audio_features = self.audio_encoder(log_mel)
-        audio = self.audio_projection(audio_features)
-        backbone = self.encoder(frames) if backbone is None else backbone
-        mask_features, multi_scale = self.pixel_decoder(backbone)
+        with jax.named_scope("audio_encoder"):
+            if audio_features is None:
+                if log_mel is None:
+                    raise ValueError("give log_mel or audio_features")
+                audio_features = self.audio_encoder(log_mel)
+            audio = self.audio_projection(audio_features)
+        with jax.named_scope("encoder"):
+            backbone = self.encoder(frames) if backbone is None else backbone
+        with jax.named_scope("pixel_decoder"):
+            mask_features, multi_scale = self.pixel_decoder(backbone)
         more, named, said = {}, None, None
         if hasattr(self, "vta"):
             visual = visual_tokens if self.vta_visual == "clip" else backbone[self.vta_level]
             if text_ids is None or visual is None:
                 raise ValueError("this model needs texts and visual tokens (constructor: vta)")
-            maps = [mask_features, *(multi_scale if self.vta_into == "all" else ())]
-            maps, aligned = self.vta(maps, visual, text_ids, text_types, text_mask)
-            mask_features, multi_scale = maps[0], maps[1:] or multi_scale
-            more |= aligned
-            if hasattr(self, "text_projection"):
-                audio = add(audio, self.text_projection(aligned["text"]))
-            words = self.vta.words(text_ids, text_types, text_mask)
-            if hasattr(self, "text_visual_map"):
-                named = self.text_visual_map(mask_features, *words)
-            if hasattr(self, "text_classes"):
-                said = self.text_classes(*words)
+            with jax.named_scope("vta"):
+                maps = [mask_features, *(multi_scale if self.vta_into == "all" else ())]
+                maps, aligned = self.vta(maps, visual, text_ids, text_types, text_mask)
+                mask_features, multi_scale = maps[0], maps[1:] or multi_scale
+                more |= aligned
+                if hasattr(self, "text_projection"):
+                    audio = add(audio, self.text_projection(aligned["text"]))
+                words = self.vta.words(text_ids, text_types, text_mask)
+                if hasattr(self, "text_visual_map"):
+                    named = self.text_visual_map(mask_features, *words)
+                if hasattr(self, "text_classes"):
+                    said = self.text_classes(*words)
         if hasattr(self, "audio_visual_map"):
-            more["audio_visual_map"] = self.audio_visual_map(mask_features, audio, named)
+            with jax.named_scope("audio_visual_map"):
+                more["audio_visual_map"] = self.audio_visual_map(mask_features, audio, named)
         inputs = (mask_features, multi_scale, audio)
         if not self.decoder_trains_features:
             inputs = jax.lax.stop_gradient(inputs)
         prompt = None
         if self.mask_prompt:
-            if self.own_reference != "none":
-                size = mask_features.shape[1:3]
-                reference = resize_bilinear(reference, size)
-                flow_mask = None if flow_mask is None else resize_bilinear(flow_mask, size)
-                own = jax.lax.stop_gradient(self._own_reference(inputs, more, flow_mask, said))
-                own, reference = promoted(own, reference)
-                reference = jnp.where(own_reference[:, None, None], own, reference)
-            prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
+            with jax.named_scope("premask"):
+                if self.own_reference != "none":
+                    size = mask_features.shape[1:3]
+                    reference = resize_bilinear(reference, size)
+                    flow_mask = None if flow_mask is None else resize_bilinear(flow_mask, size)
+                    own = jax.lax.stop_gradient(self._own_reference(inputs, more, flow_mask, said))
+                    own, reference = promoted(own, reference)
+                    reference = jnp.where(own_reference[:, None, None], own, reference)
+                prompt = more["mask_prompt"] = self._prompt(reference, flow_mask)
         predictions, aux = self._decode(inputs, prompt, flow_mask, said)
         return predictions, aux | more | {
             "backbone": backbone,
@@ -321,6 +327,7 @@ class SSP(nnx.Module):
             return reference
         return premask(flow_mask, reference)
 
+    @jax.named_scope("mask_decoder")
     def _decode(self, inputs: tuple, prompt, flow_mask, said: Array | None) -> tuple[dict, dict]:
         """Of `MaskDecoder`, with what the texts say of the classes."""
         predictions, aux = self.mask_decoder(*inputs, prompt, flow_mask)

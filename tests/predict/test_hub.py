@@ -144,6 +144,7 @@ def test_what_is_handed_on_says_nothing_of_the_machine(command, trained, tmp_pat
         "mesh": {"data": 2, "fsdp": 4},
         "data": {"num_workers": 7, "cache_mb": 12345},
         "log_every": 777,
+        "profile": {"start": 77, "steps": 7},
         "trackers": "wandb",
         "save_every_minutes": 77.0,
         "data_dir": "/home/me/data",
@@ -157,6 +158,12 @@ def test_what_is_handed_on_says_nothing_of_the_machine(command, trained, tmp_pat
     assert {key: published[key] for key in OF_THE_MACHINE} == {
         key: defaults[key] for key in OF_THE_MACHINE
     }
+    # Which it does of a run of older code, too.
+    older = json.loads((run / "config.json").read_text())
+    del older["profile"], older["matmul_precision"], older["sha256"]
+    write_sealed(run / "config.json", older)
+    command("push", run, f"--to={tmp_path / 'older'}")
+    assert_is_the_run(tmp_path / "older", trained)
     # Older code pushed the mesh, too; there are not so many devices here.
     old = _with(tmp_path / "net", tmp_path / "old", mesh={"data": 2, "fsdp": 64})
     assert_is_the_run(old, trained)
