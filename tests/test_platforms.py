@@ -16,22 +16,13 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # tokens than `MAP_TOKENS`.
 SAMPLING = {"cpu": "by_fused", "cuda": "by_gather", "tpu": "by_kernel"}
 LOSSES = {"cpu": "_gather_masks", "cuda": "_gather_masks", "tpu": "point_products.py"}
-CONVOLUTION = {"cpu": "_of_kernel_by_products", "cuda": "_of_kernel", "tpu": "_of_kernel"}
 
 
 def said_by(traced) -> dict[str, set[str]]:
     """{platform: scopes, functions and files that the operations of its program come from}."""
-    return {
-        platform: set(
-            re.findall(
-                r'"([\w.]+)"',
-                traced.lower(lowering_platforms=(platform,))
-                .as_text(debug_info=True)
-                .replace("/", '"'),
-            )
-        )
-        for platform in PLATFORMS
-    }
+    lowered = (traced.lower(lowering_platforms=(platform,)) for platform in PLATFORMS)
+    texts = (program.as_text(debug_info=True) for program in lowered)
+    return {p: set(re.findall(r"[\w.]+", text)) for p, text in zip(PLATFORMS, texts, strict=True)}
 
 
 def check(found: dict[str, set[str]], formulas: dict[str, str]) -> None:
