@@ -6,18 +6,16 @@ First table: a frame of a step, by stage and what trains, FLOPs by hand (benchma
 FLOPs and bytes as XLA's cost analysis of the compiled step says, and the floor of its time that
 follows from peaks and bandwidths of the datasheets. Second: the three trainings of configs/*.py.
 The expected time supposes a share of the peak (--utilisation); no such device was timed.
-`--topology=v5e:2x2` compiles for TPUs by their own compiler (`pip install libtpu`).
+`--topology=v5e:2x2` compiles for TPUs by their own compiler (`pip install -e ".[aot]"`).
 """
-
-import dataclasses
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
 from benchmarks.analytic_flops import PARTS, products, step_flops
+from benchmarks.device_peaks import PEAKS
 from benchmarks.full_size import described_mesh, full_size_step
 from configs import avss, ms3, s4
-from ssp_jax.devices import peak_flops
 from ssp_jax.models.sizes import SIZES
 from ssp_jax.phases import plan_phases
 
@@ -28,21 +26,9 @@ _UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Expected share of the pea
 _COMPILE = flags.DEFINE_bool("compile", True, "Or only count by hand.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """JAX's name of it, for its peak (`ssp_jax/devices.py`), and dollars an hour, a list price."""
-
-    kind: str
-    price: float
-
-
-# Google Cloud's list prices (us, on demand); of the H100 (SXM5) a typical price. Prices change:
-# what matters is the hours.
-DEVICES = {
-    "v5e": Device("TPU v5 lite", 1.20),
-    "v5p": Device("TPU v5", 4.20),
-    "H100": Device("NVIDIA H100 80GB HBM3", 3.00),
-}
+# Dollars an hour of a device: Google Cloud's list prices (us, on demand) and a typical one of an
+# H100. Prices change: what matters is the hours.
+PRICES = {"v5e": 1.20, "v5p": 4.20, "h100": 3.00}
 CONFIGS = {"S4": s4, "MS3": ms3, "AVSS": avss}
 
 
@@ -91,17 +77,17 @@ def _compiled(kind: str, name: str, trains: str, mesh) -> tuple[float, float]:
 
 def _trainings() -> None:
     print("\nWhole trainings, FLOPs by hand, bfloat16, evaluations included:\n")
-    devices = " | ".join(f"{name}: h at the peak, expected, price" for name in DEVICES)
+    devices = " | ".join(f"{name}: h at the peak, expected, price" for name in PRICES)
     print(f"| config | frames trained | evaluated | PFLOP | {devices} |")
-    print("|---" * (4 + len(DEVICES)) + "|")
+    print("|---" * (4 + len(PRICES)) + "|")
     for title, module in CONFIGS.items():
         for kind in _KINDS.value:
             flops, trained, evaluated = _of_training(module.get_config(kind), title)
             cells = []
-            for device in DEVICES.values():
-                floor = flops / peak_flops(device.kind) / 3600
+            for device, price in PRICES.items():
+                floor = flops / PEAKS[device].flops / 3600
                 hours = floor / _UTILISATION.value
-                cells.append(f"{floor:.2f}, {hours:.2f}, ${hours * device.price:.2f}")
+                cells.append(f"{floor:.2f}, {hours:.2f}, ${hours * price:.2f}")
             print(
                 f"| {title}:{kind} | {trained:,} | {evaluated:,} | {flops / 1e15:.0f} | "
                 f"{' | '.join(cells)} |"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
 
 from configs import avss
 from ssp_jax.batch import AVBatch, fake_batch
 from ssp_jax.config import model_overrides
+from ssp_jax.errors import UserError
 from ssp_jax.evaluators.segmentation import SegmentationEvaluator
 from ssp_jax.kept_features import feature_shapes
 from ssp_jax.models.network import TrainedNetwork
@@ -23,7 +26,7 @@ from ssp_jax.models.ssp import SSP
 from ssp_jax.models.vggish import EMBEDDING
 from ssp_jax.phases import make_phases
 from ssp_jax.protocols import get_protocol
-from ssp_jax.sharding import make_mesh, put_batch
+from ssp_jax.sharding import make_mesh, put_batch, replicated
 from ssp_jax.train_state import TrainState, path_name, split_model
 from ssp_jax.train_step import Loss, make_predict, make_train_step
 from ssp_jax.weights.aavs import nested
@@ -32,6 +35,20 @@ from ssp_jax.weights.importing import import_weights
 from ssp_jax.weights.shapes import abstract
 
 FRAME_SIZE, LABEL_SIZE = 384, 224
+# GPUs that `described_mesh` knows, by what XLA's repository says of them.
+GPUS = {"h100": "h100_sxm.txtpb", "h200": "h200.txtpb"}
+_TARGET_CONFIGS = Path(__file__).parent / "target_configs"
+# For processes that compile for devices that are not there: no server is asked whether this is a
+# TPU's machine, and two may load libtpu; without a GPU nothing tells XLA which tiles Triton's
+# products should have, and its own choice does not compile everywhere, so products are cuBLAS's.
+# Nothing is taken from a cache, so that every compilation is timed.
+DESCRIBED_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "XLA_FLAGS": "--xla_gpu_enable_triton_gemm=false",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+}
 _CLASSES = {"avs": 2, "avss": 71}
 
 
@@ -46,16 +63,41 @@ class FullSizeStep:
 
 
 def described_mesh(topology: str, fsdp: int = 1) -> Mesh:
-    """A mesh to compile for: of cpu:NUMBER devices of this machine, or of TPUs that need not be
-    there ('v5e:2x4'), by libtpu. To be called before JAX has looked for devices."""
+    """A mesh to compile for. To be called before JAX has looked for devices.
+
+    Args:
+      topology: 'cpu:NUMBER' devices of this machine; or devices that need not be there: TPUs
+        ('v5e:2x4'), by libtpu, or one GPU ('h100', 'h200'), by JAX's CUDA plugin, in a process
+        with `DESCRIBED_ENVIRONMENT`.
+
+    Raises:
+      UserError: the compiler for these devices is not installed.
+    """
+    lacking = lacking_compiler(topology)
+    if lacking:
+        raise UserError(f"--topology={topology}: needs {lacking}: pip install 'ssp-jax[aot]'")
     if topology.startswith("cpu:"):
         jax.config.update("jax_num_cpu_devices", int(topology.removeprefix("cpu:")))
         devices = jax.devices()
+    elif topology in GPUS:
+        config = (_TARGET_CONFIGS / GPUS[topology]).read_text()
+        found = topologies.get_topology_desc(
+            platform="cuda", target_config=config, topology="1x1x1"
+        )
+        devices = found.devices
     else:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
         devices = found.devices
     devices = np.array(devices).reshape(-1, fsdp)
     return Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def lacking_compiler(topology: str) -> str:
+    """The package that has to be installed to compile for `topology`; '' where it is there."""
+    if topology.startswith("cpu:"):
+        return ""
+    package = "jax_cuda12_plugin" if topology in GPUS else "libtpu"
+    return "" if importlib.util.find_spec(package) else package.replace("_", "-")
 
 
 def random_batch(name: str, frames: int, frame_size: int = FRAME_SIZE, **prompts: Any) -> AVBatch:
@@ -112,33 +154,80 @@ def mask2former_forward(folder: Path, frames: int) -> tuple[Callable, tuple]:
     return forward, (jax.device_put(params | nested(weights)), batch.normalised())
 
 
-def avss_predict(frames: int) -> tuple[Callable, Any, AVBatch]:
-    """The prediction of `configs/avss.py:aavs`'s stage 2, parameters, and a batch of the host."""
-    config, name = avss.get_config("aavs"), "avss"
+def full_size_predict(
+    name: str,
+    *,
+    kind: str = "aavs",
+    size: str = "base",
+    dtype: str = "float32",
+    frames: int = 5,
+    frame_size: int = FRAME_SIZE,
+    mesh: Mesh | None = None,
+) -> tuple[Callable, Any, AVBatch]:
+    """The prediction of a stage of `configs/avss.py`, parameters, and a batch of the host.
+
+    Arguments as those of `full_size_step`; with `mesh` parameters and batch are shapes.
+    """
+    config = avss.get_config(kind)
+    graphdef, init = split_model(_network_maker(config, name, size=size))
+    described, mesh = mesh is not None, mesh or make_mesh()
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    params = shapes if described else jax.device_put(random_params(shapes))
+    shardings = jax.tree.map(lambda _: replicated(mesh), shapes)
+    predict = make_predict(graphdef, mesh, shardings, LABEL_SIZE, dtype)
+    batch = random_batch(name, frames, frame_size, **_prompts(config, name))
+    return predict, params, jax.eval_shape(lambda: batch) if described else batch
+
+
+def _network_maker(
+    config: ConfigDict,
+    name: str,
+    *,
+    size: str,
+    num_queries: int | None = None,
+    remat: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Callable[[nnx.Rngs], TrainedNetwork]:
+    """What makes the network of a stage of the config."""
     stage = config[name]
-    overrides = {"decoder_adapter": stage.decoder_adapter, "mask_prompt": True}
 
     def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
         return TrainedNetwork(
             _CLASSES[name],
-            size=config.model.size,
-            num_queries=stage.num_queries,
+            size=size,
+            num_queries=num_queries or stage.num_queries,
             num_sounds=0,
             listen=stage.listen,
-            overrides=overrides,
+            overrides=model_overrides(config)
+            | {
+                "decoder_adapter": stage.decoder_adapter,
+                "mask_prompt": stage.prompt.source != "none",
+                "premask": stage.prompt.premask,
+                "own_reference": "self" if stage.prompt.source == "self" else "none",
+                "post_mask_head": stage.criterion.post_mask == "head",
+                "remat": remat,
+            }
+            | dict(overrides or {}),
             rngs=rngs,
         )
 
-    graphdef, init = split_model(make_model)
-    mesh = make_mesh()
-    params = jax.device_put(random_params(jax.eval_shape(init, jax.random.key(0))))
-    predict = make_predict(graphdef, mesh, jax.tree.map(lambda x: x.sharding, params), LABEL_SIZE)
-    return predict, params, random_batch(name, frames, reference=True)
+    return make_model
+
+
+def _prompts(config: ConfigDict, name: str) -> dict[str, Any]:
+    """What a batch of the stage holds beside frames, as `random_batch` takes it."""
+    prompt = config[name].prompt
+    return {
+        "reference": prompt.source != "none",
+        "flow_mask": prompt.premask,
+        "text_length": config.texts.max_length if config.model.vta else 0,
+        "visual_tokens": (14, 14, 768) if config.model.vta_visual == "clip" else None,
+    }
 
 
 def avss_evaluation(frames: int) -> Callable[[], dict[str, float]]:
     """Predict and score a batch of stage 2, from host arrays to values."""
-    predict, params, batch = avss_predict(frames)
+    predict, params, batch = full_size_predict("avss", frames=frames)
     protocol = get_protocol(avss.get_config("aavs").protocol)
     evaluator = SegmentationEvaluator(protocol, False, _CLASSES["avss"])
     put = functools.partial(put_batch, make_mesh())
@@ -175,37 +264,19 @@ def full_size_step(
     config = avss.get_config(kind)
     config.init_from = "random weights serve here"
     config[name].phases = "all" if phase_name == "all" else "aavs"
-    stage, classes = config[name], _CLASSES[name]
-    prompted = stage.prompt.source != "none"
-
-    def make_model(rngs: nnx.Rngs) -> TrainedNetwork:
-        return TrainedNetwork(
-            classes,
-            size=size,
-            num_queries=num_queries or stage.num_queries,
-            num_sounds=0,
-            listen=stage.listen,
-            overrides=model_overrides(config)
-            | {
-                "decoder_adapter": stage.decoder_adapter,
-                "mask_prompt": prompted,
-                "premask": stage.prompt.premask,
-                "own_reference": "self" if stage.prompt.source == "self" else "none",
-                "post_mask_head": stage.criterion.post_mask == "head",
-                "remat": remat,
-            }
-            | dict(overrides or {}),
-            rngs=rngs,
+    stage = config[name]
+    graphdef, init = split_model(
+        _network_maker(
+            config, name, size=size, num_queries=num_queries, remat=remat, overrides=overrides
         )
-
-    graphdef, init = split_model(make_model)
+    )
     described, mesh = mesh is not None, mesh or make_mesh()
     phases = make_phases(config, name, init, mesh)
     phase = next(p for p in phases if phase_name in (p.plan.name or "all"))
     loss = Loss(
         graphdef,
         dtype=dtype,
-        num_classes=classes,
+        num_classes=_CLASSES[name],
         max_targets=stage.max_targets,
         criterion=stage.criterion.to_dict(),
         listen=stage.listen.to_dict(),
@@ -214,10 +285,7 @@ def full_size_step(
         name,
         frames,
         frame_size,
-        reference=prompted,
-        flow_mask=stage.prompt.premask,
-        text_length=config.texts.max_length if config.model.vta else 0,
-        visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
+        **_prompts(config, name),
         backbone=feature_shapes(graphdef, phase.states.shapes.params, frame_size)
         if kept_features
         else None,

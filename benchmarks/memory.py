@@ -4,8 +4,8 @@
     python -m benchmarks.memory --topology=cpu:8
 
 The first compiles for eight TPU v5e with the TPU's own compiler, which refuses what does not fit;
-it needs `pip install libtpu`, but no TPU. The second compiles for eight CPU devices, which is no
-guide to a TPU's temporaries.
+it needs `pip install -e ".[aot]"`, but no TPU. The second compiles for eight CPU devices, which is
+no guide to a TPU's temporaries.
 Each row is compiled in a process of its own.
 """
 
@@ -19,7 +19,7 @@ import time
 import jax
 from absl import app, flags
 
-from benchmarks.full_size import described_mesh, full_size_step
+from benchmarks.full_size import DESCRIBED_ENVIRONMENT, described_mesh, full_size_step
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "Of TPUs, as v5e:2x4, or cpu:NUMBER.")
 _STAGES = flags.DEFINE_list("stages", ["avss"], "avs: 2 classes, avss: 71.")
@@ -70,8 +70,7 @@ def main(argv):
         *names, frames, fsdp = _ROW.value.split(",")
         print(json.dumps(measure(*names, int(frames), int(fsdp))))
         return
-    # Asks no metadata server whether this is a TPU's machine.
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    environment = os.environ | DESCRIBED_ENVIRONMENT
     print(f"configs/avss.py:{_KIND.value}, {_TOPOLOGY.value}{', remat' if _REMAT.value else ''}")
     print("| stage | trains | computes in | frames | fsdp | arguments | temporary | GB a device |")
     print("|---|---|---|---|---|---|---|---|")

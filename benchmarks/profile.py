@@ -12,17 +12,17 @@ step takes.
 import collections
 import gzip
 import json
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from absl import app, flags
 
-import ssp_jax
-from benchmarks.full_size import avss_predict, full_size_step
+from benchmarks.compiled_text import Program
+from benchmarks.full_size import full_size_predict, full_size_step
+from benchmarks.network_parts import part_of
 
 _WHAT = flags.DEFINE_list(
     "what", ["predict", "avs:phase1", "avs:phase2", "avss:phase1"], "predict, or stage:phase."
@@ -30,89 +30,19 @@ _WHAT = flags.DEFINE_list(
 _FRAMES = flags.DEFINE_integer("frames", 5, "Frames of a batch.", 1)
 _ACCUMULATE = flags.DEFINE_integer("accumulate", 1, "Parts of a training step's batch.", 1)
 _LINES = flags.DEFINE_integer("lines", 16, "Of a table; the rest is one more.", 1)
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = .*?\s([\w\-]+)\(")
-_CALLED = re.compile(r"calls=%?([\w.\-]+)")
-_PRODUCTS = {"dot", "convolution"}
-_PACKAGE = Path(ssp_jax.__file__).parent
-_PARTS = {"swin", "vggish", "pixel_decoder", "mask_decoder", "losses"}
-# They last as long as what they contain.
-_AROUND = {"while", "call", "conditional"}
 
 
-class Program:
-    """The text of a compiled program: what its instructions are, and where they come from."""
-
-    def __init__(self, text: str):
-        names = _table(text, "FileNames", r'(\d+) "(.*)"')
-        functions = _table(text, "FunctionNames", r'(\d+) "(.*)"')
-        places = _table(
-            text, "FileLocations", r"(\d+) {file_name_id=(\d+) function_name_id=(\d+) .*"
-        )
-        self._frames = _table(
-            text, "StackFrames", r"(\d+) {file_location_id=(\d+) parent_frame_id=(\d+)}"
-        )
-        self._places = {
-            place: (names[name][0], functions[function][0])
-            for place, (name, function) in places.items()
-        }
-        self._frame_of: dict[str, str] = {}
-        self._kind: dict[str, str] = {}
-        self._called: dict[str, str] = {}
-        self._with_products: set[str] = set()
-        frame_in: dict[str, str] = {}
-        computation = ""
-        for line in text.splitlines():
-            if line.endswith("{") and " -> " in line:
-                computation = line.removeprefix("ENTRY ").split()[0].lstrip("%")
-            elif found := _INSTRUCTION.match(line):
-                name, self._kind[name] = found[1], found[2]
-                if frame := re.search(r"stack_frame_id=(\d+)", line):
-                    self._frame_of[name] = frame_in[computation] = frame[1]
-                if called := _CALLED.search(line):
-                    self._called[name] = called[1]
-                if found[2] in _PRODUCTS:
-                    self._with_products.add(computation)
-        # Some fusions say nothing of themselves, but what they are made of does.
-        for name, called in self._called.items():
-            if called in frame_in:
-                self._frame_of.setdefault(name, frame_in[called])
-
-    def names(self) -> set[str]:
-        """The instructions whose time is their own."""
-        return {name for name, kind in self._kind.items() if kind not in _AROUND}
-
-    def is_product(self, name: str) -> bool:
-        """Does the instruction contain a matrix product or convolution?"""
-        return self._kind[name] in _PRODUCTS or self._called.get(name) in self._with_products
-
-    def origin(self, name: str) -> tuple[str, str]:
-        """(part of the network, 'file: function' of the formula); '' where no line of ours is."""
-        ours = [
-            (Path(file), function)
-            for file, function in self._stack(self._frame_of.get(name, ""))
-            if Path(file).is_relative_to(_PACKAGE)
-            and Path(file).stem != "promotion"  # wraps others
-        ]
-        if not ours:
-            return "", ""
-        file, function = ours[0]
-        words = (word for file, _ in reversed(ours) for word in (file.parent.name, file.stem))
-        part = next((word for word in words if word in _PARTS), "else")
-        return part, f"{file.stem}: {function}"
-
-    def _stack(self, frame: str) -> Iterator[tuple[str, str]]:
-        """(file, function) from the innermost frame outwards."""
-        while frame in self._frames:
-            place, after = self._frames[frame]
-            yield self._places[place]
-            # The program's text numbers parents from 1, with 1 for none.
-            frame = str(int(after) - 1)
-
-
-def _table(text: str, title: str, row: str) -> dict[str, tuple[str, ...]]:
-    lines = text.split(f"\n{title}\n", 1)[1].split("\n\n", 1)[0].splitlines()
-    matches = (re.fullmatch(row, line) for line in lines)
-    return {m[1]: m.groups()[1:] for m in matches if m}
+def origins(program: Program) -> dict[str, tuple[tuple[str, str], bool]]:
+    """Of each instruction whose time is its own, by name: (part of the network, 'file: function' of
+    the formula, '' where no line of ours is), and whether it contains a product or convolution."""
+    found = {}
+    for made, _ in program.running():
+        # `promotion` wraps others.
+        places = [place for place in program.places(made) if "promotion" not in place]
+        products = any(inner.op in ("dot", "convolution") for inner in program.inside(made))
+        formula = places[-1].split("/")[-1] if places else ""
+        found[made.name] = (part_of(places), formula), products
+    return found
 
 
 def profile(compiled: jax.stages.Compiled, call: Callable[[], None]) -> None:
@@ -126,14 +56,13 @@ def profile(compiled: jax.stages.Compiled, call: Callable[[], None]) -> None:
             call()
         (path,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-    program = Program(compiled.as_text())
-    names = program.names()
+    instructions = origins(Program(compiled.as_text()))
     products: collections.Counter = collections.Counter()
     others: collections.Counter = collections.Counter()
     for event in events:
-        if event.get("ph") == "X" and event["name"] in names:
-            counter = products if program.is_product(event["name"]) else others
-            counter[program.origin(event["name"])] += event["dur"] / 1e6
+        if event.get("ph") == "X" and event["name"] in instructions:
+            origin, is_product = instructions[event["name"]]
+            (products if is_product else others)[origin] += event["dur"] / 1e6
     gflop = compiled.cost_analysis()["flops"] / 1e9
     print(
         f"{wall:.2f} s, {gflop:.0f} GFLOP, matrix products {products.total():.2f} s"
@@ -150,7 +79,7 @@ def profile(compiled: jax.stages.Compiled, call: Callable[[], None]) -> None:
 
 
 def _predict() -> None:
-    predict, params, batch = avss_predict(_FRAMES.value)
+    predict, params, batch = full_size_predict("avss", frames=_FRAMES.value)
     compiled = predict.lower(params, batch).compile()
     profile(compiled, lambda: jax.block_until_ready(compiled(params, batch)))
 

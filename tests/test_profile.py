@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from benchmarks.profile import Program
+from benchmarks.compiled_text import Program
+from benchmarks.profile import origins
 from ssp_jax.models.swin import PatchMerging
 
 
@@ -20,17 +21,17 @@ def program():
     jax.config.update("jax_traceback_in_locations_limit", -1)
     compiled = jax.jit(jax.grad(loss)).lower(params, jnp.ones((2, 8, 8, 8))).compile()
     jax.config.update("jax_traceback_in_locations_limit", limit)
-    return Program(compiled.as_text())
+    return origins(Program(compiled.as_text()))
 
 
 def test_products_come_from_the_dense_layer_of_swin(program):
-    products = [name for name in program.names() if program.is_product(name)]
+    products = [origin for origin, is_product in program.values() if is_product]
     # Forward to the sine's derivative, and the gradients of kernel and inputs.
     assert len(products) >= 2
-    assert {program.origin(name) for name in products} == {("swin", "linear: Linear.__call__")}
+    assert set(products) == {("Swin, dense layers", "linear: Linear.__call__")}
 
 
 def test_what_is_not_ours_has_no_origin(program):
-    others = {program.origin(name) for name in program.names() if not program.is_product(name)}
-    assert ("", "") in others
-    assert ("swin", "swin: PatchMerging.__call__") in others
+    others = {origin for origin, is_product in program.values() if not is_product}
+    assert ("no line of ours", "") in others
+    assert ("Swin, rest", "swin: PatchMerging.__call__") in others
