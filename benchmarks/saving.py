@@ -16,6 +16,7 @@ from absl import app, flags
 
 from benchmarks.full_size import full_size_step
 from ssp_jax.checkpoints import Checkpoints
+from ssp_jax.command_line import show_own_log
 from ssp_jax.config import base
 
 _SIZE = flags.DEFINE_string("size", "base", "A size of ssp_jax/models/sizes.py.")
@@ -77,6 +78,7 @@ def _frame_size() -> int:
 def main(argv):
     """Prints the table."""
     del argv
+    show_own_log()
     minutes = base().save_every_minutes
     print(f"{_SIZE.value}, {_PHASE.value}, {_FRAMES.value} frames a step")
     print(
