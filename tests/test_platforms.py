@@ -1,5 +1,6 @@
 """Which formulas stand in the programs for a CPU, a GPU and a TPU, all lowered on a CPU."""
 
+import os
 import re
 
 import jax
@@ -31,8 +32,20 @@ def check(found: dict[str, set[str]], formulas: dict[str, str]) -> None:
         assert not (set(formulas.values()) - {formulas[platform]}) & names, platform
 
 
-@pytest.mark.parametrize("stage", ["avs", "avss"])
-@pytest.mark.parametrize("trains", ["phase1", "phase2", "all"])
+_SLOW = pytest.mark.skipif("SSP_JAX_SLOW" not in os.environ, reason="set SSP_JAX_SLOW=1")
+
+
+@pytest.mark.parametrize(
+    ("stage", "trains"),
+    [
+        ("avs", "phase1"),
+        ("avss", "phase2"),
+        *(
+            pytest.param(*case, marks=_SLOW)
+            for case in (("avs", "phase2"), ("avs", "all"), ("avss", "phase1"), ("avss", "all"))
+        ),
+    ],
+)
 def test_a_step_has_each_platforms_formulas(stage, trains):
     full = full_size_step(
         stage, trains, size="small", frames=1, num_queries=10, overrides={"adapters": True}
