@@ -69,7 +69,8 @@ def sample_classes(
     The shares of two rows are then multiples of 1/256 and their sum is 1, both exactly in bfloat16,
     so that one pass is enough. The random points are themselves no finer.
     """
-    masks = (labels[..., None, :, :] == classes[..., None, None]).astype(jnp.bfloat16)
+    masks = labels[..., None, :, :].astype(classes.dtype) == classes[..., None, None]
+    masks = masks.astype(jnp.bfloat16)
     height, width = labels.shape[-2:]
 
     def chunk(at):
@@ -85,7 +86,8 @@ def sample_classes(
 def _hats(at: Float[Array, "*n P"], size: int) -> Float[Array, "*n P size"]:
     """Share of each pixel of an axis in a sample at `at`, in [0, 1] over the whole axis."""
     place = at * size - 0.5
-    return jax.nn.relu(1 - jnp.abs(place[..., None] - np.arange(size, dtype=np.float32)))
+    pixels = np.arange(size, dtype=np.float32).reshape(*[1] * at.ndim, size)
+    return jax.nn.relu(1 - jnp.abs(place[..., None] - pixels))
 
 
 def _rows_and(masks: Array, at: Array) -> tuple[Array, Array]:

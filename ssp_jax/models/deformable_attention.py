@@ -93,7 +93,7 @@ class DeformableAttention(nnx.Module):
         weights = jax.nn.softmax(logits, axis=2).reshape(batch, *grid, tokens)
         extent = np.array([(width, height) for height, width in sizes], np.float32)
         base = reference_points(sizes).T * extent[..., None] - 0.5
-        points = base[:, None] + of_queries(self.offsets(query), *grid, 2)
+        points = base[None, None, :, None] + of_queries(self.offsets(query), *grid, 2)
         values = self.value(x).reshape(batch, tokens, self.heads, channels // self.heads)
         sampled = sample(
             self.sampling, tuple(map(tuple, sizes)), values.transpose(0, 2, 1, 3), points, weights

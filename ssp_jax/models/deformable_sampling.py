@@ -124,7 +124,8 @@ def _corners(
     """
 
     def of_levels(numbers):
-        return np.array(numbers, np.int32).reshape(-1, 1, 1)
+        shape = *[1] * (weights.ndim - 3), -1, 1, 1
+        return np.array(numbers, np.int32).reshape(shape)
 
     width = of_levels([width for _, width in sizes])
     height = of_levels([height for height, _ in sizes])
@@ -178,8 +179,8 @@ def _maps(
     return jax.lax.optimization_barrier(maps)
 
 
-def _pixels(size: int, like: Array) -> Float[np.ndarray, " size"]:
-    return np.arange(size, dtype=like.dtype)
+def _pixels(size: int, like: Array) -> Float[np.ndarray, "..."]:
+    return np.arange(size, dtype=like.dtype).reshape(*[1] * (like.ndim - 1), size)
 
 
 def _split_levels(sizes: Sizes, values: Float[Array, "N heads S D"]) -> list[Array]:
