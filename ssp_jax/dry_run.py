@@ -84,9 +84,10 @@ def evaluation_dry_run(
             known = _counts(stage, words) if _is_prepared(words, stage.data) else ["not prepared"]
             lines.append(f"  {key}, {words}: {', '.join(known)}")
         lines.append(parameter_table(stage.param_shapes, {}))
-        compiled = stage.predict.lower(stage.param_shapes, batch_shapes(stage)).compile()
+        traced = stage.predict.trace(stage.param_shapes, batch_shapes(stage))
+        cost = step_cost(traced, traced.lower().compile())
         lines.append(
-            f"  a batch of {stage.stage.batch_size} frames: {step_cost(compiled)} "
+            f"  a batch of {stage.stage.batch_size} frames: {cost} "
             f"({stage.mesh.size} x {jax.devices()[0].device_kind})"
         )
         yield "\n".join(lines)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.cost_model import DEVICES
+from benchmarks.device_peaks import PEAKS
 from ssp_jax import goodput, preemption
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.devices import peak_flops
@@ -123,7 +123,7 @@ def test_speed_says_what_is_known(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [tpu])
     assert speed.at(2.0)["mfu"] == pytest.approx(10 / 197)
     assert peak_flops("a new device") is None
-    assert all(peak_flops(device.kind) for device in DEVICES.values())
+    assert all(peaks.flops for peaks in PEAKS.values())
 
 
 def test_what_depends_on_the_hour_is_left_out():

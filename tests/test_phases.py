@@ -10,6 +10,7 @@ from configs import avss, s4
 from ssp_jax.checkpoints import Checkpoints
 from ssp_jax.data.datasets import open_datasets
 from ssp_jax.errors import UserError
+from ssp_jax.goodput import Goodput
 from ssp_jax.init_from import read_weights
 from ssp_jax.phases import plan_phases
 from ssp_jax.stage import Stage
@@ -104,7 +105,7 @@ def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_pat
         original(self, state, data_state)
 
     monkeypatch.setattr(Checkpoints, "save", keep)
-    train_stage(stage)
+    train_stage(stage, Goodput())
     block = after[2]["encoder"]["stages"][0]["blocks"][0]
     frozen = before["network/encoder/stages/0/blocks/0/mlp_in/kernel"]
     np.testing.assert_array_equal(block["mlp_in"]["kernel"], frozen)
@@ -123,10 +124,10 @@ def test_each_phase_trains_its_part_and_resumes_exactly(prepared, start, tmp_pat
     # Killed at the end of the first phase: the second starts from the best of it all the same.
     monkeypatch.setattr(Checkpoints, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        train_stage(make_stage(config, tmp_path / "killed"))
+        train_stage(make_stage(config, tmp_path / "killed"), Goodput())
     monkeypatch.setattr(Checkpoints, "save", keep)
     uninterrupted = after[4]
-    train_stage(make_stage(config, tmp_path / "killed"))
+    train_stage(make_stage(config, tmp_path / "killed"), Goodput())
     jax.tree.map(np.testing.assert_array_equal, uninterrupted, after[4])
 
 
@@ -146,7 +147,7 @@ def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(Checkpoints, "save", keep)
     killed_at = None
-    train_stage(make_stage(config, tmp_path / "plain"))
+    train_stage(make_stage(config, tmp_path / "plain"), Goodput())
     plain = saved.copy()
     saved.clear()
     config.data.kept_features, killed_at = "float32", 1
@@ -155,11 +156,11 @@ def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, ca
     monkeypatch.setattr(Stage, "put", lambda self, b: frames.append(b.frames.any()) or put(self, b))
     # Killed in the middle of the first phase.
     with pytest.raises(KeyboardInterrupt):
-        train_stage(make_stage(config, tmp_path / "kept"))
+        train_stage(make_stage(config, tmp_path / "kept"), Goodput())
     killed_at = None
     stage = make_stage(config, tmp_path / "kept")
     with caplog.at_level("INFO"):
-        train_stage(stage)
+        train_stage(stage, Goodput())
     assert frames == [False, False, True, True]
     assert ": 0 to compute" in caplog.text
     assert "avs phase2 trains the encoder: reads no kept features" in caplog.text
