@@ -139,7 +139,9 @@ def test_kept_features_change_nothing(prepared, start, tmp_path, monkeypatch, ca
     original, saved = Checkpoints.save, {}
 
     def keep(self, state, data_state):
-        saved[int(state.step)] = jax.device_get(state.params), data_state
+        # But for the time that it took.
+        told = data_state | {"loop": data_state["loop"] | {"seconds": {}}}
+        saved[int(state.step)] = jax.device_get(state.params), told
         original(self, state, data_state)
         if int(state.step) == killed_at:
             self.wait()
