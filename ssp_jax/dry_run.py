@@ -14,6 +14,7 @@ from ssp_jax.clip_tokens import lacking_clip_tokens, token_shape
 from ssp_jax.data.companions import Companions, flow_settings
 from ssp_jax.data.datasets import DataSets, find_datasets, parse_word
 from ssp_jax.evaluation import is_going_on, open_evaluation
+from ssp_jax.flops import step_flops
 from ssp_jax.flow.store import lacking_flow
 from ssp_jax.init_from import starting_weights
 from ssp_jax.kept_features import feature_shapes
@@ -84,8 +85,7 @@ def evaluation_dry_run(
             known = _counts(stage, words) if _is_prepared(words, stage.data) else ["not prepared"]
             lines.append(f"  {key}, {words}: {', '.join(known)}")
         lines.append(parameter_table(stage.param_shapes, {}))
-        traced = stage.predict.trace(stage.param_shapes, batch_shapes(stage))
-        cost = step_cost(traced, traced.lower().compile())
+        cost = _cost(stage.predict.trace(stage.param_shapes, batch_shapes(stage)))
         lines.append(
             f"  a batch of {stage.stage.batch_size} frames: {cost} "
             f"({stage.mesh.size} x {jax.devices()[0].device_kind})"
@@ -161,6 +161,11 @@ def _counts(stage: Stage, words: str) -> Iterator[str]:
         yield "masks of stage avs to predict"
 
 
+def _cost(traced: jax.stages.Traced) -> str:
+    compiled = traced.lower().compile()
+    return step_cost(compiled, step_flops(traced, compiled))
+
+
 def _to_do(what: str, lacking: int, total: int) -> str:
     return f"{what} of {lacking} clips to compute" if lacking else f"{what} of all {total}"
 
@@ -175,8 +180,7 @@ def _phase_line(stage: Stage, phase: Phase) -> str:
         jax.eval_shape(lambda: seed_key(0)),
         0,
     )
-    traced = phase_step(stage, phase).trace(*inputs)
-    cost = step_cost(traced, traced.lower().compile())
+    cost = _cost(phase_step(stage, phase).trace(*inputs))
     return (
         f"  {f'{stage.name} {plan.name}'.strip()}: {plan.end - plan.start} steps of "
         f"{stage.stage.batch_size} frames; {trained / 1e6:.2f} M parameters trained, "

@@ -18,22 +18,24 @@ def step_flops(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> floa
     cost = compiled.cost_analysis() or {}
     if not cost.get("flops", 0) > 0:
         return None
-    once, all_turns = _products(traced.jaxpr.jaxpr)
+    sharding = jax.tree.leaves(compiled.input_shardings)[0]
+    once, all_turns = _products(traced.jaxpr.jaxpr, next(iter(sharding.device_set)).platform)
     return float(cost["flops"]) * (all_turns / once if once else 1.0)
 
 
-def _products(jaxpr: core.Jaxpr) -> tuple[float, float]:
+def _products(jaxpr: core.Jaxpr, platform: str) -> tuple[float, float]:
     """FLOPs of products and convolutions, with a loop's body once and as often as it runs.
 
-    Of loops whose turns are not known, the body once; of alternatives, all.
+    Of loops whose turns are not known, the body once; of ways for several platforms
+    (`jax.lax.platform_dependent`) this one's; of other alternatives, all.
     """
     once = all_turns = 0.0
     for eqn in jaxpr.eqns:
         turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         own = _product(eqn)
         once, all_turns = once + own, all_turns + own
-        for inner in _inner(eqn.params):
-            inner_once, inner_all = _products(inner)
+        for inner in _inner(_lowered(eqn, platform)):
+            inner_once, inner_all = _products(inner, platform)
             once, all_turns = once + inner_once, all_turns + turns * inner_all
     return once, all_turns
 
@@ -48,6 +50,17 @@ def _product(eqn: core.JaxprEqn) -> float:
         outputs = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * eqn.outvars[0].aval.size * kernel.size / outputs
     return 0.0
+
+
+def _lowered(eqn: core.JaxprEqn, platform: str) -> Any:
+    """Parameters of an operation, without the ways of other platforms."""
+    platforms = eqn.params.get("branches_platforms")
+    if platforms is None:
+        return eqn.params
+    names = {"gpu", "cuda", "rocm"} if platform == "gpu" else {platform}
+    # The last way is the default, and has None.
+    chosen = (way for way, of in enumerate(platforms) if of is None or names & set(of))
+    return eqn.params["branches"][next(chosen)]
 
 
 def _inner(value: Any) -> Iterator[core.Jaxpr]:

@@ -295,17 +295,18 @@ def compile_once(step: Callable, name: str, speed: Speed | None = None) -> Calla
             traced = step.trace(*inputs)
             compiled = traced.lower().compile()
             seconds = time.perf_counter() - start
-            _LOG.info("%s: step compiled in %.0f s; %s", name, seconds, step_cost(traced, compiled))
+            flops = step_flops(traced, compiled)
+            _LOG.info("%s: step compiled in %.0f s; %s", name, seconds, step_cost(compiled, flops))
             if speed is not None:
-                speed.flops = step_flops(traced, compiled)
+                speed.flops = flops
         return compiled(*inputs)
 
     return call
 
 
-def step_cost(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> str:
-    """What a call needs, as '1.23 GB a device, 456 GFLOP'; see `compile_once`."""
-    memory, flops = compiled.memory_analysis(), step_flops(traced, compiled)
+def step_cost(compiled: jax.stages.Compiled, flops: float | None) -> str:
+    """Say what a call needs, as '1.23 GB a device, 456 GFLOP'; see `compile_once`."""
+    memory = compiled.memory_analysis()
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     size += memory.output_size_in_bytes - memory.alias_size_in_bytes
     counted = "FLOPs unknown" if flops is None else f"{flops / 1e9:.0f} GFLOP"

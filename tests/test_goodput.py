@@ -108,6 +108,20 @@ def test_flops_of_convolutions_in_a_loop():
     assert step_flops(traced, compiled) == pytest.approx(5 * once)
 
 
+def test_flops_are_those_of_the_platform_that_was_compiled_for():
+    def product(x):
+        return x @ x
+
+    def choose(x):
+        return jax.lax.platform_dependent(x, tpu=lambda x: _loop(x, 100), default=product)
+
+    def twice(x):  # so that a loop of this platform is there to be counted
+        return jax.lax.scan(lambda x, _: (choose(x), None), x, None, length=2)[0]
+
+    traced = jax.jit(twice).trace(jnp.ones((64, 64)))
+    assert step_flops(traced, traced.lower().compile()) == pytest.approx(2 * 2 * 64**3, rel=0.02)
+
+
 @pytest.mark.parametrize("cost", [None, {}, {"flops": -1.0}])
 def test_where_xla_counts_nothing_there_are_no_flops(cost):
     traced = jax.jit(lambda x: x @ x).trace(jnp.ones((2, 2)))
