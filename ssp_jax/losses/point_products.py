@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from ssp_jax.blocks import in_blocks, out_of_blocks
+
 _CHUNK = 256  # points of each map
 # Three passes in bfloat16, which together have 24 bits but for rounding.
 _PRECISION = jax.lax.Precision.HIGH
@@ -41,7 +43,8 @@ def masks_gradient(
         added = jnp.einsum("...ph,...pw->...hw", rows, columns, precision=_PRECISION)
         return total + added, None
 
-    chunks = _chunks(points, -2), _chunks(gradient.astype(jnp.float32), -1)
+    parts = gradient.astype(jnp.float32)
+    chunks = in_blocks(points, -2, _CHUNK), in_blocks(parts, -1, _CHUNK)
     total = jax.lax.scan(add, jnp.zeros(masks.shape, jnp.float32), chunks)[0]
     return total.astype(masks.dtype)
 
@@ -94,19 +97,7 @@ def _rows_and(masks: Array, at: Array) -> tuple[Array, Array]:
     return _hats(at[..., 1], masks.shape[-2]), masks.astype(jnp.float32)
 
 
-def _chunks(array: Array, axis: int) -> Array:
-    """Of `_CHUNK` points or fewer, as a first axis; the last one filled up with zeros."""
-    axis %= array.ndim
-    number = array.shape[axis]
-    count = max(1, -(-number // _CHUNK))
-    size = -(-number // count)
-    more = [(0, 0)] * array.ndim
-    more[axis] = (0, count * size - number)
-    shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
-    return jnp.moveaxis(jnp.pad(array, more).reshape(shape), axis, 0)
-
-
 def _in_chunks(call: Callable[[Array], Array], points: Float[Array, "*n P 2"]) -> Array:
     """`call` of (*n, p, 2) -> (*m, p), chunk by chunk."""
-    sampled = jnp.moveaxis(jax.lax.map(call, _chunks(points, -2)), 0, -2)
-    return sampled.reshape(*sampled.shape[:-2], -1)[..., : points.shape[-2]]
+    sampled = jax.lax.map(call, in_blocks(points, -2, _CHUNK))
+    return out_of_blocks(sampled, -1, points.shape[-2])

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ssp_jax.blocks import in_blocks, out_of_blocks
 from ssp_jax.models import deformable_kernels
 from ssp_jax.models.by_platform import ByPlatform
-
-Sizes = Sequence[tuple[int, int]]
+from ssp_jax.models.deformable_kernels import Sizes
 
 # Up to this many tokens in all levels (those of 224 x 224 pixels) an interpolation map per query
 # is cheaper than gathering its samples. The maps' memory grows with their square.
@@ -36,7 +36,6 @@ class Sampler:
     backward: Callable[..., tuple[Array, Array, Array]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def sample(
     way: str,
     sizes: Sizes,
@@ -56,6 +55,13 @@ def sample(
     Raises:
       KeyError: another way.
     """
+    # Called from here, so that programs and profiles say of its gradients, too, that they come from
+    # this file.
+    return _sample(way, sizes, values, points, weights)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sample(way, sizes, values, points, weights):
     return _forward(way, sizes, values, points, weights)[0]
 
 
@@ -68,7 +74,7 @@ def _backward(way, sizes, inputs, gradient):
     return tuple(_SAMPLE_GRADIENTS((way, sizes), *inputs, gradient))
 
 
-sample.defvjp(_forward, _backward)
+_sample.defvjp(_forward, _backward)
 
 
 def _calls(what: str, setting: tuple[str, Sizes]) -> dict[str, Callable]:
@@ -187,23 +193,6 @@ def _split_levels(sizes: Sizes, values: Float[Array, "N heads S D"]) -> list[Arr
     return jnp.split(values, np.cumsum([height * width for height, width in sizes])[:-1], axis=2)
 
 
-def _in_blocks(array: Array, axis: int) -> Array:
-    """Of `MAP_TOKENS` queries or fewer, as a first axis; the last one filled up with zeros."""
-    queries = array.shape[axis]
-    count = -(-queries // MAP_TOKENS)
-    size = -(-queries // count)
-    more = [(0, 0)] * array.ndim
-    more[axis] = (0, count * size - queries)
-    shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
-    return jnp.moveaxis(jnp.pad(array, more).reshape(shape), axis, 0)
-
-
-def _out_of_blocks(blocks: Array, axis: int, queries: int) -> Array:
-    moved = jnp.moveaxis(blocks, 0, axis)
-    joined = moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
-    return jax.lax.slice_in_dim(joined, 0, queries, axis=axis)
-
-
 def _map_forward(sizes, values, points, weights):
     """As (T x S) interpolation maps times the values, block by block of queries.
 
@@ -217,8 +206,8 @@ def _map_forward(sizes, values, points, weights):
             for level_map, level in zip(maps, _split_levels(sizes, values), strict=True)
         )
 
-    blocks = _in_blocks(points, 5), _in_blocks(weights, 4)
-    return _out_of_blocks(jax.lax.map(block, blocks), 2, points.shape[-1])
+    blocks = in_blocks(points, 5, MAP_TOKENS), in_blocks(weights, 4, MAP_TOKENS)
+    return out_of_blocks(jax.lax.map(block, blocks), 2, points.shape[-1])
 
 
 def _map_backward(sizes, values, points, weights, gradient):
@@ -241,12 +230,16 @@ def _map_backward(sizes, values, points, weights, gradient):
         ]
         return total + to_values, pull(to_maps)
 
-    blocks = _in_blocks(points, 5), _in_blocks(weights, 4), _in_blocks(gradient, 2)
+    blocks = (
+        in_blocks(points, 5, MAP_TOKENS),
+        in_blocks(weights, 4, MAP_TOKENS),
+        in_blocks(gradient, 2, MAP_TOKENS),
+    )
     zeros = jnp.zeros(values.shape, kind)
     to_values, (to_points, to_weights) = jax.lax.scan(block, zeros, blocks)
     queries = points.shape[-1]
-    to_points = _out_of_blocks(to_points, 5, queries)
-    return to_values.astype(values.dtype), to_points, _out_of_blocks(to_weights, 4, queries)
+    to_points = out_of_blocks(to_points, 5, queries)
+    return to_values.astype(values.dtype), to_points, out_of_blocks(to_weights, 4, queries)
 
 
 def _gathered(values: Array, tokens: list[Array]) -> list[Float[Array, "N heads K T D"]]:
