@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ssp_jax.blocks import in_blocks, out_of_blocks
 from ssp_jax.models import deformable_kernels
+from ssp_jax.models.blocks import in_blocks, out_of_blocks
 from ssp_jax.models.by_platform import ByPlatform
 from ssp_jax.models.deformable_kernels import Sizes
 
