@@ -8,7 +8,7 @@ from collections.abc import Sequence
 PARTS = {
     "deformable sampling": r"models/deformable_sampling",
     "Swin, softmax(qk)v": r"swin: WindowAttention.*models/attention: attend",
-    "Swin, dense layers": r"models/swin: .*(models/linear: |adapters: Adapter)",
+    "Swin, dense layers": r"models/swin: .*(/linear: |adapters: Adapter|swin: _channels_first)",
     "Swin, windows": r"models/swin: (WindowAttention|SwinBlock\._attend)",
     "Swin, rest": r"models/swin: ",
     "VGGish": r"models/vggish: ",

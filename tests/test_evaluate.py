@@ -375,8 +375,8 @@ def test_four_devices_give_the_same_scores(untrained, whole, tmp_path):
         command = [sys.executable, "-m", "ssp_jax.evaluate", *arguments]
         subprocess.run(command, cwd=ROOT, env=os.environ | devices, check=True)
         for name, result in _results(out).items():
-            # Several devices add up in another order. A pixel with a logit next to 0 may then change
-            # sides, which is 1e-5 of a score here.
+            # Several devices add up in another order. A pixel with a logit next to 0 may then
+            # change sides, which is 1e-5 of a score here.
             for key in ("miou", "fscore", "activated"):
                 assert result[key] == pytest.approx(whole[1][name][key], abs=1e-4)
                 assert result["silence"][key] == pytest.approx(

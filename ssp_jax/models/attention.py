@@ -41,6 +41,23 @@ def attend(
     return attended / total.astype(value.dtype)
 
 
+def attend_tokens_last(
+    query: Float[Array, "*n D L"],
+    key: Float[Array, "*n D M"],
+    value: Float[Array, "*n D M"],
+    bias: Float[Array, "..."] | None = None,
+) -> Float[Array, "*n D L"]:
+    """As `attend`, for a TPU, where a last axis of few channels leaves most lanes empty."""
+    query, key, value = promoted(query, key, value)
+    scaled = query * query.shape[-2] ** -0.5
+    logits = jnp.einsum("...dl,...dm->...lm", scaled, key).astype(jnp.float32)
+    if bias is not None:
+        bias = jnp.expand_dims(bias, range(logits.ndim - bias.ndim)).astype(logits.dtype)
+        logits = logits + bias
+    shares = jax.nn.softmax(logits).astype(value.dtype)
+    return jnp.einsum("...lm,...dm->...dl", shares, value)
+
+
 class Attention(nnx.Module):
     """Multi-head attention with separate inputs for queries, keys and values."""
 

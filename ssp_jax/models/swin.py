@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -10,12 +11,15 @@ from jaxtyping import Array, Float, Int
 
 from ssp_jax.models.activations import GELUS, gelu
 from ssp_jax.models.adapters import Adapter, apply_layer, trunc_normal
-from ssp_jax.models.attention import attend
+from ssp_jax.models.attention import attend, attend_tokens_last
 from ssp_jax.models.linear import Linear
-from ssp_jax.models.promotion import LayerNorm, add
+from ssp_jax.models.promotion import LayerNorm, add, promoted
 
 _MLP_RATIO = 4
 _OTHER_REGION = -100.0  # added to the logits of pairs that only the cyclic shift made neighbours
+# Of maps up to so many tokens a TPU makes windows by a product with zeros and ones: 2,304 tokens of
+# 256 channels take it a third of the time of moving them. The product grows with their square.
+_PRODUCT_TOKENS = 2304
 
 
 @functools.lru_cache(maxsize=32)
@@ -44,6 +48,41 @@ def _shift_mask(
     return np.where(apart, _OTHER_REGION, 0.0).astype(np.float32)
 
 
+def _to_windows(
+    x: Float[Array, "N H W C"], window: int, shift: int
+) -> Float[Array, "N windows L C"]:
+    """Windows of the map, filled up with zeros and shifted by `shift` in both axes."""
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // window), -(-width // window)
+    x = jnp.pad(x, ((0, 0), (0, -height % window), (0, -width % window), (0, 0)))
+    if shift:
+        x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
+    x = x.reshape(batch, rows, window, columns, window, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, window**2, channels)
+
+
+def _from_windows(
+    x: Float[Array, "N windows L C"], height: int, width: int, window: int, shift: int
+) -> Float[Array, "N height width C"]:
+    """What `_to_windows` was given."""
+    batch, rows, columns = len(x), -(-height // window), -(-width // window)
+    x = x.reshape(batch, rows, columns, window, window, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * window, columns * window, -1)
+    if shift:
+        x = jnp.roll(x, (shift, shift), axis=(1, 2))
+    return x[:, :height, :width]
+
+
+@functools.lru_cache(maxsize=64)
+def _window_tokens(height: int, width: int, window: int, shift: int) -> Int[np.ndarray, " places"]:
+    """Token of the map, row-major, at each place of its windows in turn; -1 where it is padded."""
+    tokens = np.arange(height * width).reshape(height, width)
+    tokens = np.pad(tokens, ((0, -height % window), (0, -width % window)), constant_values=-1)
+    tokens = np.roll(tokens, (-shift, -shift), axis=(0, 1))
+    rows, columns = tokens.shape[0] // window, tokens.shape[1] // window
+    return tokens.reshape(rows, window, columns, window).transpose(0, 2, 1, 3).reshape(-1)
+
+
 class WindowAttention(nnx.Module):
     """Multi-head self-attention within windows, with a relative position bias."""
 
@@ -58,17 +97,40 @@ class WindowAttention(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "N windows L C"], mask: Float[np.ndarray, "windows L L"] | None
+        self,
+        x: Float[Array, "N windows L C"],
+        mask: Float[np.ndarray, "windows L L"] | None,
+        *,
+        tokens_last: bool,
     ) -> Float[Array, "N windows L C"]:
+        """The same numbers with tokens or channels as the last axis of queries, keys and values.
+
+        A head's 32 channels would fill a quarter of a TPU's lanes, and be padded.
+        """
         batch, windows, length, channels = x.shape
-        qkv = self.qkv(x).reshape(batch, windows, length, 3, self.heads, channels // self.heads)
         bias = self.position_bias[...][relative_index(self.window)]
         bias = bias.reshape(length, length, self.heads).transpose(2, 0, 1)
         if mask is not None:
             bias = add(bias[None], mask[:, None])
+        heads = self.heads, channels // self.heads
+        if tokens_last:
+            qkv = _channels_first("...lc,ce->...el", x, self.qkv, (-1, 1))
+            parts = (x.reshape(*x.shape[:-2], *heads, -1) for x in jnp.split(qkv, 3, axis=-2))
+            attended = attend_tokens_last(*parts, bias).reshape(batch, windows, channels, length)
+            return _channels_first("...cl,ce->...le", attended, self.projection, (-1,))
+        qkv = self.qkv(x).reshape(batch, windows, length, 3, *heads)
         attended = attend(*qkv.transpose(3, 0, 1, 4, 2, 5), bias)
         attended = attended.transpose(0, 1, 3, 2, 4)
         return self.projection(attended.reshape(batch, windows, length, channels))
+
+
+def _channels_first(
+    axes: str, x: Float[Array, "..."], layer: Linear, bias_shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """A linear layer of which input or output have their channels ahead of the tokens."""
+    x, kernel, bias = promoted(x, layer.kernel[...], layer.bias[...])
+    product = jnp.einsum(axes, x, kernel)
+    return product + jnp.expand_dims(bias.reshape(bias_shape), range(x.ndim - len(bias_shape)))
 
 
 class SwinBlock(nnx.Module):
@@ -98,25 +160,43 @@ class SwinBlock(nnx.Module):
             self.mlp_adapter = Adapter(channels, rngs=rngs)
 
     def _attend(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        return jax.lax.platform_dependent(
+            x, tpu=self._attend_by_products, default=self._attend_by_moves
+        )
+
+    def _attend_by_moves(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        height, width = x.shape[1:3]
+        x = _to_windows(x, self.window, self.shift)
+        x = self._within(x, height, width, tokens_last=False)
+        return _from_windows(x, height, width, self.window, self.shift)
+
+    def _attend_by_products(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         batch, height, width, channels = x.shape
-        window, shift = self.window, self.shift
-        rows, columns = -(-height // window), -(-width // window)
-        padded_height, padded_width = rows * window, columns * window
-        x = jnp.pad(x, ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0)))
+        if height * width > _PRODUCT_TOKENS:
+            windows = _to_windows(x, self.window, self.shift)
+            windows = self._within(windows, height, width, tokens_last=True)
+            return _from_windows(windows, height, width, self.window, self.shift)
+        tokens = _window_tokens(height, width, self.window, self.shift)
+        # Compared within the program: as a constant it would have megabytes.
+        places = jnp.asarray(tokens.reshape(-1, self.window**2, 1))
+        places = places == jnp.arange(height * width)[None, None]
+        exact = jax.lax.Precision.HIGHEST
+        x = x.reshape(batch, -1, channels)
+        windows = jnp.einsum("wlt,ntc->nwlc", places.astype(x.dtype), x, precision=exact)
+        x = self._within(windows, height, width, tokens_last=True)
+        x = jnp.einsum("wlt,nwlc->ntc", places.astype(x.dtype), x, precision=exact)
+        return x.reshape(batch, height, width, channels)
+
+    def _within(
+        self, x: Float[Array, "N windows L C"], height: int, width: int, *, tokens_last: bool
+    ) -> Float[Array, "N windows L C"]:
+        """Attention within the windows of a map of (height, width)."""
         mask = None
-        if shift:
-            x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
-            mask = _shift_mask(padded_height, padded_width, window, shift)
-        x = x.reshape(batch, rows, window, columns, window, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, window**2, channels)
-        x = self.attention(x, mask)
-        if self.adapters:
-            x = self.attention_adapter(x)
-        x = x.reshape(batch, rows, columns, window, window, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, padded_height, padded_width, channels)
-        if shift:
-            x = jnp.roll(x, (shift, shift), axis=(1, 2))
-        return x[:, :height, :width]
+        if self.shift:
+            padded = (length + -length % self.window for length in (height, width))
+            mask = _shift_mask(*padded, self.window, self.shift)
+        x = self.attention(x, mask, tokens_last=tokens_last)
+        return self.attention_adapter(x) if self.adapters else x
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         x = add(x, self._attend(self.attention_norm(x)))

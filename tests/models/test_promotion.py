@@ -211,10 +211,13 @@ _EXAMPLES = {
     },
     AudioProjection: {"": (lambda rngs: AudioProjection(8, 6, rngs=rngs), (real(2, 128),))},
     WindowAttention: {
-        "": (
+        last: (
             lambda rngs: WindowAttention(8, 2, 2, rngs=rngs),
             (real(2, 3, 4, 8), real(3, 4, 4)),
+            {},
+            {"tokens_last": bool(last)},
         )
+        for last in ("", "tokens last")
     },
     SwinBlock: {
         "": (lambda rngs: SwinBlock(8, 2, shift=1, **_SWIN, rngs=rngs), (real(2, 5, 4, 8),))
