@@ -39,13 +39,18 @@ def _sample_masks_forward(masks, points):
 
 
 def _sample_masks_backward(inputs, gradient):
+    masks, points = inputs
+
     def scattered(masks, points, gradient):
         return jax.vjp(lambda masks: _gather_masks(masks, points), masks)[1](gradient)[0]
 
     to_masks = jax.lax.platform_dependent(
-        *inputs, gradient, tpu=point_products.masks_gradient, default=scattered
+        *(masks, points, gradient),
+        tpu=point_products.masks_gradient,
+        cpu=scattered,
+        default=_scatter_at_once,
     )
-    return to_masks, jnp.zeros_like(inputs[1])
+    return to_masks, jnp.zeros_like(points)
 
 
 sample_masks.defvjp(_sample_masks_forward, _sample_masks_backward)
@@ -60,6 +65,30 @@ def _gather_masks(masks: Float[Array, "*n H W"], points: Float[Array, "*n P 2"])
     return value
 
 
+def _scatter_at_once(
+    masks: Float[Array, "*n H W"], points: Float[Array, "*n P 2"], gradient: Float[Array, "*n P"]
+) -> Float[Array, "*n H W"]:
+    """Gradient of `sample_masks` with respect to the masks, on a GPU.
+
+    One scatter, which computes its indices and weights itself: four would read and write the masks
+    four times, and if XLA shared the indices with the samples they would be written, too.
+    """
+    height, width = masks.shape[-2:]
+    index, weights = _corner_axis(jax.lax.optimization_barrier(points), height, width)
+    added = weights * gradient[..., None, :].astype(weights.dtype)
+    size = (height + 2) * (width + 2)
+
+    def add(index: JaxArray, added: JaxArray) -> JaxArray:
+        zeros = jnp.zeros(size, added.dtype)
+        return zeros.at[index].add(added, mode="promise_in_bounds")
+
+    for _ in range(masks.ndim - 2):
+        add = jax.vmap(add)
+    flat = add(*(x.reshape(*x.shape[:-2], -1) for x in (index, added)))
+    framed = flat.reshape(*masks.shape[:-2], height + 2, width + 2)
+    return framed[..., 1:-1, 1:-1].astype(masks.dtype)
+
+
 def sample_masks_at_shared_points(
     masks: Float[Array, "*n Q H W"], points: Float[Array, "*n P 2"]
 ) -> Float[Array, "*n Q P"]:
@@ -68,7 +97,8 @@ def sample_masks_at_shared_points(
         masks,
         points,
         tpu=point_products.sample_masks_at_shared_points,
-        default=_gather_masks_at_shared_points,
+        cpu=_gather_masks_at_shared_points,
+        default=_gather_all_at_shared_points,
     )
 
 
@@ -81,6 +111,15 @@ def _gather_masks_at_shared_points(masks: JaxArray, points: JaxArray) -> JaxArra
             masks.dtype
         )
     return value
+
+
+def _gather_all_at_shared_points(masks: JaxArray, points: JaxArray) -> JaxArray:
+    # As one gather, since a GPU would write out each of four.
+    index, weights = _corner_axis(points, *masks.shape[-2:])
+    index = index.reshape(*index.shape[:-2], 1, -1)
+    samples = _take(_framed(masks, 0), index).reshape(*masks.shape[:-2], *weights.shape[-2:])
+    samples = samples.astype(weights.dtype) * weights[..., None, :, :]
+    return samples.sum(-2).astype(masks.dtype)
 
 
 def sample_classes(
@@ -212,6 +251,22 @@ def _corners(points: JaxArray, height: int, width: int) -> tuple[JaxArray, list[
         low_weight * right_weight,
     ]
     return line * (width + 2) + column, weights, width + 2
+
+
+def _corner_axis(
+    points: Float[Array, "*n P 2"], height: int, width: int
+) -> tuple[Int[Array, "*n 4 P"], Float[Array, "*n 4 P"]]:
+    """Index in the flattened framed map, and weight, of each of a point's four corners."""
+    corner = np.arange(4, dtype=np.int32).reshape(*[1] * (points.ndim - 2), 4, 1)
+    right, low = corner % 2, corner // 2
+    x = (points[..., 0] * width - 0.5)[..., None, :]
+    y = (points[..., 1] * height - 0.5)[..., None, :]
+    left, top = jnp.floor(x), jnp.floor(y)
+    column = jnp.clip(left.astype(jnp.int32) + 1, 0, width) + right
+    line = jnp.clip(top.astype(jnp.int32) + 1, 0, height) + low
+    weights = jnp.where(low == 1, y - top, 1 - (y - top))
+    weights *= jnp.where(right == 1, x - left, 1 - (x - left))
+    return line * (width + 2) + column, weights
 
 
 def _framed(maps: Shaped[Array, "*n H W"], value: int) -> JaxArray:
