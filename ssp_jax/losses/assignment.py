@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 # So many rows at most are assigned in turns that are written out: 55 of them.
 _WRITTEN_OUT = 10
@@ -12,8 +12,7 @@ _WRITTEN_OUT = 10
 
 def assign(cost: Float[Array, "*n R C"]) -> tuple[Int[Array, "*n k"], Int[Array, "*n k"]]:
     """Return (row, column) of the k = min(R, C) pairs of least total cost, in any order."""
-    few, many = sorted(cost.shape[-2:])
-    if few > _WRITTEN_OUT or few == 0:
+    if not 0 < min(cost.shape[-2:]) <= _WRITTEN_OUT:
         return _in_loops(cost)
     return jax.lax.platform_dependent(cost, cpu=_in_loops, tpu=_in_loops, default=_written_out)
 

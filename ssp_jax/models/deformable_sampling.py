@@ -136,6 +136,11 @@ def _corner(
     def of_levels(numbers):
         return np.array(numbers, np.int32).reshape(*[1] * (weights.ndim - 3), -1, 1, 1)
 
+    def share_of(far, fraction):
+        if isinstance(far, int):
+            return fraction if far else 1 - fraction
+        return jnp.where(far == 1, fraction, 1 - fraction)
+
     corner = jnp.floor(points)
     fraction = points - corner
     corner = corner.astype(jnp.int32)
@@ -148,9 +153,8 @@ def _corner(
     start = of_levels(np.cumsum([0] + [height * width for height, width in sizes[:-1]]))
     x, y = corner[..., 0, :] + right, corner[..., 1, :] + down
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    share_x = jnp.where(right == 1, fraction[..., 0, :], 1 - fraction[..., 0, :])
-    share_y = jnp.where(down == 1, fraction[..., 1, :], 1 - fraction[..., 1, :])
-    share = jnp.where(inside, share_x * share_y * weights, 0.0)
+    share = share_of(right, fraction[..., 0, :]) * share_of(down, fraction[..., 1, :]) * weights
+    share = jnp.where(inside, share, 0.0)
     x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
     return share, start + y * width + x
 

@@ -53,9 +53,10 @@ def test_turns_that_are_written_out_assign_as_the_loops_do(shape):
 
     ours = pairs(assignment._written_out)
     np.testing.assert_array_equal(ours, pairs(assignment._in_loops))
-    for one, *found in zip(cost.reshape(-1, *shape), *(x.reshape(120, -1) for x in ours)):
+    found = (x.reshape(120, -1) for x in ours)
+    for one, *pair in zip(cost.reshape(-1, *shape), *found, strict=True):
         best = linear_sum_assignment(one)
-        np.testing.assert_allclose(one[tuple(found)].sum(), one[best].sum(), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(one[tuple(pair)].sum(), one[best].sum(), rtol=1e-5, atol=1e-4)
 
 
 def test_too_few_queries_are_named():
