@@ -4,7 +4,8 @@ Points are (x, y) in [0, 1] over the whole image, so a point means the same plac
 size. Pixel centres lie at (i + 0.5) / size (no corner alignment) and everything outside a map
 counts as 0 (PyTorch's `grid_sample(..., align_corners=False, padding_mode="zeros")`).
 
-Here are the ways of CPUs and GPUs; what is lowered for a TPU takes those of `point_products`.
+Here are the ways of CPUs, and of GPUs where these differ; what is lowered for a TPU takes those of
+`point_products`.
 """
 
 import jax
