@@ -16,6 +16,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # Names that operations of a program bear, of scopes and of functions; at 384 pixels, which has more
 # tokens than `MAP_TOKENS`.
 SAMPLING = {"cpu": "by_fused", "cuda": "by_gather", "tpu": "by_kernel"}
+ATTENTION = {"cpu": "_divide_last", "cuda": "_shares_forward", "tpu": "_divide_last"}
+_MOVED = "SwinBlock._attend_by_moves"
+WINDOWS = {"cpu": _MOVED, "cuda": _MOVED, "tpu": "SwinBlock._attend_by_products"}
 LOSSES = {"cpu": "_gather_masks", "cuda": "_gather_masks", "tpu": "point_products.py"}
 
 
@@ -53,8 +56,8 @@ def test_a_step_has_each_platforms_formulas(stage, trains):
         stage, trains, size="small", frames=1, num_queries=10, overrides={"adapters": True}
     )
     found = said_by(full.step.trace(full.state, full.batch, full.key, 0))
-    check(found, SAMPLING)
-    check(found, LOSSES)
+    for formulas in (SAMPLING, ATTENTION, WINDOWS, LOSSES):
+        check(found, formulas)
 
 
 def test_a_prediction_has_each_platforms_formulas():
@@ -71,4 +74,7 @@ def test_a_prediction_has_each_platforms_formulas():
     params = jax.eval_shape(init, jax.random.key(0))
     batch = fake_batch(1, frame_size=384)
     traced = jax.jit(lambda p, b: class_scores(graphdef, p, b, 96, "float32")).trace(params, batch)
-    check(said_by(traced), SAMPLING)
+    found = said_by(traced)
+    check(found, SAMPLING)
+    check(found, ATTENTION)
+    check(found, WINDOWS)

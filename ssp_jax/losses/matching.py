@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from ssp_jax.errors import UserError
+from ssp_jax.losses.assignment import assign
 
 # Beyond any cost of finite logits worth matching, and small enough for float32 to add up precisely.
 WORST_COST = 1e5
@@ -68,9 +68,6 @@ def match(
     cost = jax.lax.stop_gradient(cost)
     cost = jnp.clip(jnp.nan_to_num(cost, nan=WORST_COST), -WORST_COST, WORST_COST)
     cost = jnp.where(real[..., None, :], cost, 0.0)
-    assign = optax.assignment.hungarian_algorithm
-    for _ in range(cost.ndim - 2):
-        assign = jax.vmap(assign)
     query, target = assign(cost)
     matched = jnp.take_along_axis(real, target, axis=-1)
     order = jnp.argsort(jnp.where(matched, query, query + queries), axis=-1)

@@ -22,23 +22,76 @@ def attend(
 ) -> Float[Array, "*n L D"]:
     """softmax(query key^T / sqrt(D) + bias) value; softmax in float32.
 
-    Heads are among the leading axes: on CPU this layout, with the division after the second
-    product, takes a third to a fifth of the time of `jax.nn.softmax` between two products of
-    (L, heads, D) (Swin-B's windows; benchmarks/README.md).
+    Two ways with one result: what is cheap differs by platform.
 
     Args:
       bias: broadcasts to the logits (*n, L, M).
     """
     query, key, value = promoted(query, key, value)
+    if bias is not None:
+        bias = jnp.expand_dims(bias, range(query.ndim - bias.ndim)).astype(jnp.float32)
+    inputs = query, key, value, bias
+    return jax.lax.platform_dependent(*inputs, cpu=_divide_last, tpu=_divide_last, default=_shares)
+
+
+def _logits(query: Array, key: Array, bias: Array | None) -> Float[Array, "*n L M"]:
     scaled = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("...ld,...md->...lm", scaled, key).astype(jnp.float32)
-    if bias is not None:
-        bias = jnp.expand_dims(bias, range(logits.ndim - bias.ndim)).astype(logits.dtype)
-        logits = logits + bias
+    return logits if bias is None else logits + bias
+
+
+def _divide_last(query: Array, key: Array, value: Array, bias: Array | None) -> Array:
+    """With the division after the second product.
+
+    With heads among the leading axes it takes a CPU a third to a fifth of the time of
+    `jax.nn.softmax` between two products of (L, heads, D) (Swin-B's windows;
+    benchmarks/README.md).
+    """
+    logits = _logits(query, key, bias)
     shares = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = shares.sum(-1, keepdims=True)
     attended = jnp.einsum("...lm,...md->...ld", shares.astype(value.dtype), value)
     return attended / total.astype(value.dtype)
+
+
+@jax.custom_vjp
+def _shares(query: Array, key: Array, value: Array, bias: Array | None) -> Array:
+    """With one array of the logits' size between two steps, in the inputs' precision.
+
+    A GPU is bound by what it writes and reads, and XLA makes one kernel of the softmax and its
+    casts, and one of the logits' gradients.
+    """
+    return _shares_forward(query, key, value, bias)[0]
+
+
+def _shares_forward(query, key, value, bias):
+    shares = jax.nn.softmax(_logits(query, key, bias)).astype(value.dtype)
+    # Else XLA undoes the cast for the backward pass, which then reads float32.
+    shares = jax.lax.optimization_barrier(shares)
+    attended = jnp.einsum("...lm,...md->...ld", shares, value)
+    return attended, (query, key, value, bias, shares, attended)
+
+
+def _shares_backward(kept, gradient):
+    query, key, value, bias, shares, attended = kept
+    to_shares = jnp.einsum("...ld,...md->...lm", gradient, value).astype(jnp.float32)
+    # The shares' mean of that, which is a sum over the few channels here.
+    mean = (gradient.astype(jnp.float32) * attended.astype(jnp.float32)).sum(-1, keepdims=True)
+    to_logits = shares.astype(jnp.float32) * (to_shares - mean)
+    to_bias = None
+    if bias is not None:
+        axes = [axis for axis, length in enumerate(to_logits.shape) if bias.shape[axis] < length]
+        to_bias = to_logits.sum(axes, keepdims=True)
+    to_logits, scale = to_logits.astype(query.dtype), query.shape[-1] ** -0.5
+    return (
+        jnp.einsum("...lm,...md->...ld", to_logits, key) * scale,
+        jnp.einsum("...lm,...ld->...md", to_logits, query * scale),
+        jnp.einsum("...lm,...ld->...md", shares, gradient),
+        to_bias,
+    )
+
+
+_shares.defvjp(_shares_forward, _shares_backward)
 
 
 def attend_tokens_last(
@@ -52,8 +105,7 @@ def attend_tokens_last(
     scaled = query * query.shape[-2] ** -0.5
     logits = jnp.einsum("...dl,...dm->...lm", scaled, key).astype(jnp.float32)
     if bias is not None:
-        bias = jnp.expand_dims(bias, range(logits.ndim - bias.ndim)).astype(logits.dtype)
-        logits = logits + bias
+        logits += jnp.expand_dims(bias, range(logits.ndim - bias.ndim)).astype(jnp.float32)
     shares = jax.nn.softmax(logits).astype(value.dtype)
     return jnp.einsum("...lm,...dm->...dl", shares, value)
 

@@ -117,44 +117,58 @@ def _ways(way: str, sizes: Sizes) -> dict[str, str]:
     }
 
 
-def _corners(
+def _corner(
     sizes: Sizes,
     points: Float[Array, "*n levels P 2 T"],
     weights: Float[Array, "*n levels P T"],
-) -> tuple[list[Int[Array, "*n levels P T"]], list[Float[Array, "*n levels P T"]]]:
-    """The four tokens around each point that a query reads, and their weights.
+    right: int | Int[np.ndarray, "..."],
+    down: int | Int[np.ndarray, "..."],
+) -> tuple[Float[Array, "*n levels P T"], Int[Array, "*n levels P T"]]:
+    """(weight, token) of one of the four tokens around each point, that a query reads.
 
     Args:
       points: (x, y) in pixels of their level, 0 = centre of the first pixel. Pixels outside of
         the level count as zeros: their weight is 0.
+      right, down: 0 or 1, which corner; or several of them, (4, 1, 1, 1), which are then an axis
+        before the levels'.
     """
 
     def of_levels(numbers):
-        shape = *[1] * (weights.ndim - 3), -1, 1, 1
-        return np.array(numbers, np.int32).reshape(shape)
+        return np.array(numbers, np.int32).reshape(*[1] * (weights.ndim - 3), -1, 1, 1)
 
-    width = of_levels([width for _, width in sizes])
-    height = of_levels([height for height, _ in sizes])
-    start = of_levels(np.cumsum([0] + [height * width for height, width in sizes[:-1]]))
+    def share_of(far, fraction):
+        if isinstance(far, int):
+            return fraction if far else 1 - fraction
+        return jnp.where(far == 1, fraction, 1 - fraction)
+
     corner = jnp.floor(points)
     fraction = points - corner
     corner = corner.astype(jnp.int32)
-    tokens, shares = [], []
-    for down in (0, 1):
-        for right in (0, 1):
-            x, y = corner[..., 0, :] + right, corner[..., 1, :] + down
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            share_x = fraction[..., 0, :] if right else 1 - fraction[..., 0, :]
-            share_y = fraction[..., 1, :] if down else 1 - fraction[..., 1, :]
-            shares.append(jnp.where(inside, share_x * share_y * weights, 0.0))
-            x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
-            tokens.append(start + y * width + x)
-    return tokens, shares
+    if np.ndim(right):
+        corner, fraction = jnp.expand_dims(corner, -5), jnp.expand_dims(fraction, -5)
+        weights = jnp.expand_dims(weights, -4)
+        right, down = (x.reshape(*[1] * (weights.ndim - 4), *x.shape) for x in (right, down))
+    width = of_levels([width for _, width in sizes])
+    height = of_levels([height for height, _ in sizes])
+    start = of_levels(np.cumsum([0] + [height * width for height, width in sizes[:-1]]))
+    x, y = corner[..., 0, :] + right, corner[..., 1, :] + down
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    share = share_of(right, fraction[..., 0, :]) * share_of(down, fraction[..., 1, :]) * weights
+    share = jnp.where(inside, share, 0.0)
+    x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
+    return share, start + y * width + x
 
 
-def _shares_first(sizes, points, weights):
-    tokens, shares = _corners(sizes, points, weights)
-    return shares, tokens
+def _corners(sizes, points, weights):
+    """(shares, tokens) of the four corners, one after the other."""
+    corners = [_corner(sizes, points, weights, right, down) for down in (0, 1) for right in (0, 1)]
+    return tuple(list(parts) for parts in zip(*corners, strict=True))
+
+
+def _corner_arrays(sizes, points, weights):
+    """(shares, tokens) of the four corners, each one array: (*n, 4, levels, P, T)."""
+    corner = np.arange(4, dtype=np.int32).reshape(4, 1, 1, 1)
+    return _corner(sizes, points, weights, corner % 2, corner // 2)
 
 
 def _maps(
@@ -242,46 +256,45 @@ def _map_backward(sizes, values, points, weights, gradient):
     return to_values.astype(values.dtype), to_points, out_of_blocks(to_weights, 4, queries)
 
 
-def _gathered(values: Array, tokens: list[Array]) -> list[Float[Array, "N heads K T D"]]:
-    """The values at the tokens of each corner, K of all levels and points."""
-    flat = (token.reshape(*values.shape[:2], -1, 1) for token in tokens)
-    rows = (jnp.take_along_axis(values, at, axis=2, mode="promise_in_bounds") for at in flat)
-    shape = (*values.shape[:2], -1, tokens[0].shape[-1], values.shape[-1])
-    return [row.reshape(shape) for row in rows]
+def _gathered(
+    values: Float[Array, "N heads S D"], tokens: Int[Array, "N heads 4 levels P T"]
+) -> Float[Array, "N heads K T D"]:
+    """The values at the tokens, K of all corners, levels and points."""
+    at = tokens.reshape(*values.shape[:2], -1, 1)
+    rows = jnp.take_along_axis(values, at, axis=2, mode="promise_in_bounds")
+    return rows.reshape(*values.shape[:2], -1, tokens.shape[-1], values.shape[-1])
+
+
+def _of_rows(corners: Float[Array, "N heads 4 levels P T"]) -> Float[Array, "N heads K T 1"]:
+    return corners.reshape(*corners.shape[:2], -1, corners.shape[-1], 1)
 
 
 def _gather_forward(sizes, values, points, weights):
-    """By gathers of all corners: memory linear in S."""
-    tokens, shares = _corners(sizes, points, weights)
-    return sum(
-        jnp.einsum("nhkt,nhktd->nhtd", _of_points(share).astype(values.dtype), gathered)
-        for share, gathered in zip(shares, _gathered(values, tokens), strict=True)
-    )
+    """By one gather of all corners: memory linear in S.
 
-
-def _of_points(corner: Float[Array, "N heads levels P T"]) -> Float[Array, "N heads K T"]:
-    return corner.reshape(*corner.shape[:2], -1, corner.shape[-1])
+    As a sum of products and not as an `einsum`, which XLA may take for a matrix product: then a GPU
+    writes all samples out, and reads them again.
+    """
+    shares, tokens = _corner_arrays(sizes, points, weights)
+    samples = _gathered(values, tokens).astype(shares.dtype)
+    return (_of_rows(shares) * samples).sum(2).astype(values.dtype)
 
 
 def _gather_backward(sizes, values, points, weights, gradient):
     shares, pull, tokens = jax.vjp(
-        functools.partial(_shares_first, sizes), points, weights, has_aux=True
+        functools.partial(_corner_arrays, sizes), points, weights, has_aux=True
     )
     kind = weights.dtype
-    to_shares = [
-        jnp.einsum("nhtd,nhktd->nhkt", gradient, gathered, preferred_element_type=kind)
-        for gathered in _gathered(values, tokens)
-    ]
-    # In float32: a token of a large map is read by some fifty points, too many for bfloat16's sums.
-    to_values = jnp.zeros(values.shape, kind)
-    add = jax.vmap(jax.vmap(lambda x, at, y: x.at[at].add(y, mode="promise_in_bounds")))
-    for token, share in zip(tokens, shares, strict=True):
-        added = _of_points(share)[..., None] * gradient[:, :, None].astype(kind)
-        at = token.reshape(*values.shape[:2], -1)
-        to_values = add(to_values, at, added.reshape(*at.shape, -1))
-    return to_values.astype(values.dtype), *pull(
-        [share.reshape(weights.shape) for share in to_shares]
+    to_shares = jnp.einsum(
+        "nhtd,nhktd->nhkt", gradient, _gathered(values, tokens), preferred_element_type=kind
     )
+    # In float32: a token of a large map is read by some fifty points, too many for bfloat16's sums.
+    # And at once, so that the sums are read and written once.
+    added = _of_rows(shares) * gradient[:, :, None].astype(kind)
+    at = tokens.reshape(*values.shape[:2], -1)
+    add = jax.vmap(jax.vmap(lambda x, at, y: x.at[at].add(y, mode="promise_in_bounds")))
+    to_values = add(jnp.zeros(values.shape, kind), at, added.reshape(*at.shape, -1))
+    return to_values.astype(values.dtype), *pull(to_shares.reshape(shares.shape))
 
 
 def _fused_forward(sizes, values, points, weights):
@@ -312,7 +325,7 @@ def _taken(values: Float[Array, "N S D"], token: Int[Array, "N T"]) -> Float[Arr
 
 def _sample_head(sizes: Sizes, inputs) -> Float[Array, "N T D"]:
     values, points, weights = inputs
-    tokens, shares = _corners(sizes, points, weights)
+    shares, tokens = _corners(sizes, points, weights)
     return sum(
         share[:, level, point, :, None].astype(values.dtype)
         * _taken(values, token[:, level, point])
@@ -324,7 +337,7 @@ def _sample_head(sizes: Sizes, inputs) -> Float[Array, "N T D"]:
 def _head_gradients(sizes: Sizes, inputs) -> tuple[Array, Array, Array]:
     values, points, weights, gradient = inputs
     shares, pull, tokens = jax.vjp(
-        functools.partial(_shares_first, sizes), points, weights, has_aux=True
+        functools.partial(_corners, sizes), points, weights, has_aux=True
     )
     kind, corners = weights.dtype, range(len(tokens))
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from ssp_jax.errors import UserError
-from ssp_jax.losses import matching
+from ssp_jax.losses import assignment, matching
 
 QUERIES, TARGETS = 7, 4
 
@@ -37,6 +37,26 @@ def test_broken_costs_are_taken_last(match):
     np.testing.assert_array_equal(query[0, 0], [2, 3, 4, 5])
     np.testing.assert_array_equal(target[0, 0], [0, 1, 2, 3])
     assert matched.all()
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (100, 8), (3, 2), (5, 5), (4, 9), (3, 1)], ids=str)
+def test_turns_that_are_written_out_assign_as_the_loops_do(shape):
+    rng = np.random.default_rng(2)
+    cost = rng.normal(0, 10, (3, 40, *shape)).astype(np.float32)
+    cost[1] = rng.integers(0, 3, cost[1].shape)  # many equal ones
+    cost[2] *= np.arange(shape[1]) < rng.integers(0, shape[1] + 1, (40, 1, 1))  # padded
+
+    def pairs(way):
+        row, column = map(np.asarray, jax.jit(way)(cost))
+        order = np.argsort(row, axis=-1)
+        return np.take_along_axis(row, order, -1), np.take_along_axis(column, order, -1)
+
+    ours = pairs(assignment._written_out)
+    np.testing.assert_array_equal(ours, pairs(assignment._in_loops))
+    found = (x.reshape(120, -1) for x in ours)
+    for one, *pair in zip(cost.reshape(-1, *shape), *found, strict=True):
+        best = linear_sum_assignment(one)
+        np.testing.assert_allclose(one[tuple(pair)].sum(), one[best].sum(), rtol=1e-5, atol=1e-4)
 
 
 def test_too_few_queries_are_named():

@@ -4,24 +4,33 @@ import jax
 import numpy as np
 import pytest
 
-from ssp_jax.losses import mask_losses, points
+from ssp_jax.losses import mask_losses, matching, points
 from ssp_jax.losses.draws import draw
 from ssp_jax.losses.targets import targets_from_labels
 
 FRAMES, QUERIES, CLASSES, SIZE, WIDTH, POINTS = 2, 6, 5, 8, 3, 600
 
 
-@pytest.fixture
-def as_on_a_tpu(monkeypatch):
-    """The formulas that a TPU's program has, computed here."""
+def computed_as_on(monkeypatch, platform):
+    """The formulas that the platform's program has, computed here."""
 
-    def choose(*arrays, default, tpu):
-        return tpu(*arrays)
+    def choose(*arrays, default, **ways):
+        return ways.get(platform, default)(*arrays)
 
     jax.clear_caches()
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def as_on_a_tpu(monkeypatch):
+    yield from computed_as_on(monkeypatch, "tpu")
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    yield from computed_as_on(monkeypatch, "cuda")
 
 
 def inputs():
@@ -74,17 +83,28 @@ def test_a_tpu_computes_the_same_losses(reading, request):
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * largest)
 
 
-def test_a_tpu_samples_masks_exactly(request):
+@pytest.mark.parametrize("reading", ["none", "head"])
+def test_a_gpu_computes_the_same_losses(reading, request):
+    here = loss_and_gradients(reading)
+    request.getfixturevalue("as_on_a_gpu")
+    there = loss_and_gradients(reading)
+    for ours, theirs in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_masks_are_sampled_exactly(platform, request):
     masks, *_ = inputs()
     at = np.random.default_rng(1).uniform(size=(FRAMES, QUERIES, POINTS, 2))
     at, gradient = at.astype(np.float32), np.linspace(-1, 1, POINTS, dtype=np.float32)
 
     def sampled():
         value, pull = jax.vjp(lambda masks: points.sample_masks(masks, at), masks)
-        return value, pull(np.broadcast_to(gradient, value.shape))[0]
+        shared = points.sample_masks_at_shared_points(masks, at[:, 0])
+        return value, pull(np.broadcast_to(gradient, value.shape))[0], shared
 
     here = sampled()
-    request.getfixturevalue("as_on_a_tpu")
+    request.getfixturevalue(f"as_on_a_{platform}")
     for ours, theirs in zip(sampled(), here, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
@@ -108,3 +128,20 @@ def test_a_tpu_picks_no_point_by_index():
     for platform, gathers in (("cpu", True), ("cuda", True), ("tpu", False)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("stablehlo.gather" in text) == gathers == ("stablehlo.scatter" in text)
+
+
+def test_a_gpu_matches_without_loops():
+    cost, real = (
+        np.zeros((FRAMES, 2, QUERIES, WIDTH), np.float32),
+        np.ones((FRAMES, 2, WIDTH), bool),
+    )
+    traced = jax.jit(matching.match).trace(cost, real)
+    for platform, loops in (("cpu", True), ("cuda", False), ("tpu", True)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.while" in text) == loops
+
+
+def test_uncertain_points_are_found_without_loops():
+    traced = jax.jit(lambda values: points.least(values, 40)).trace(np.zeros((2, 100), np.float32))
+    for platform in ("cpu", "cuda"):
+        assert "stablehlo.while" not in traced.lower(lowering_platforms=(platform,)).as_text()

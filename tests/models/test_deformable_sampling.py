@@ -56,7 +56,7 @@ def test_gradients_are_those_of_the_plain_formula(way):
     inputs = example(1)
 
     def loss(values, points, weights):
-        tokens, shares = deformable_sampling._corners(SIZES, points, weights)
+        shares, tokens = deformable_sampling._corners(SIZES, points, weights)
         corners = zip(tokens, shares, strict=True)
         n, heads = np.ogrid[:2, :2]
         read = (
