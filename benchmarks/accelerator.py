@@ -142,8 +142,6 @@ def _end(process: subprocess.Popen) -> None:
 
 def _in_this_process(name: str) -> None:
     """Run a part, for `run_part` of another process."""
-    # So that what it started is ended by its `finally` where it is told to leave.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to leave"))
     folder = Path(_FOLDER.value)
     found = Findings(folder / f"{name}.jsonl")
     ends = time.monotonic() + _SECONDS.value
@@ -221,6 +219,8 @@ def _wait(process: subprocess.Popen, seconds: float) -> float:
 def main(argv):
     """Prints each part's verdict, and that of all."""
     del argv
+    # By way of all `finally`, which end what was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to leave"))
     if _PART.value:
         _in_this_process(_PART.value)
         return

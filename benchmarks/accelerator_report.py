@@ -100,9 +100,9 @@ def verdict(parts: Sequence[PartResult]) -> str:
     passed = sum(check["passed"] for check in checks)
     counted = f"{passed} of {len(checks)} checks passed"
     if broken := sum(part.state == FAILED for part in parts):
-        counted += f", {broken} parts broke off"
+        counted += f", {broken} part{'s' * (broken > 1)} broke off"
     if skipped := sum(part.state == NOT_RUN for part in parts):
-        counted += f", {skipped} parts not run"
+        counted += f", {skipped} part{'s' * (skipped > 1)} not run"
     if any(part.failed for part in parts):
         return f"FAILED ({counted})"
     if any(part.state in (WAITING, RUNNING) for part in parts):
