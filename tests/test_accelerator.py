@@ -45,7 +45,7 @@ def run(report, *arguments, change=""):
 
 def verdicts(report):
     """{part's title: verdict}"""
-    return dict(re.findall(r"^## \d\. (.*): (\S+(?: run)?)", report, re.MULTILINE))
+    return dict(re.findall(r"^## \d\. (.*): ([A-Z]+|not run)", report, re.MULTILINE))
 
 
 def test_all_parts_come_to_their_ends_in_small(tmp_path):
@@ -108,7 +108,7 @@ accelerator.command = lambda *given: [sys.executable, "-c", PART, *command(*give
 """
     begin = time.monotonic()
     status, report = run(
-        tmp_path / "report.md", "--parts=kernels,speed,export", "--minutes=0.1", change=change
+        tmp_path / "report.md", "--parts=kernels,speed,export", "--minutes=0.3", change=change
     )
     assert time.monotonic() - begin < 60
     assert status == 1
