@@ -21,7 +21,7 @@ from ssp_jax.devices import device_line, peak_flops
 from ssp_jax.flops import step_flops
 from ssp_jax.goodput import Speed
 from ssp_jax.run_facts import code_version
-from ssp_jax.sharding import make_mesh, put_batch
+from ssp_jax.sharding import make_mesh, put_batch, replicated
 
 # Frames a device, the most telling first, as the time may end: one that fills a large device, one
 # alone, one that may not fit.
@@ -157,14 +157,16 @@ def _program(setting: Setting, what: str, dtype: str, frames: int) -> tuple[Any,
     size = {"frame_size": FRAME_SIZE} | size | {"dtype": dtype, "frames": frames}
     if what == "prediction":
         predict, params, batch = full_size_predict("avss", **size)
-        batch = put_batch(make_mesh(), batch)
+        mesh = make_mesh()
+        params, batch = jax.device_put(params, replicated(mesh)), put_batch(mesh, batch)
         return predict, (params, batch), lambda run: jax.block_until_ready(run(params, batch))
     setup = full_size_step("avss", "phase2", **size)
-    state = setup.state
+    state, number = setup.state, 0
 
     def call(run):
-        nonlocal state
-        state, scalars = run(state, setup.batch, setup.key, 0)
+        nonlocal state, number
+        state, scalars = run(state, setup.batch, setup.key, number)
+        number += 1
         return jax.block_until_ready((state, scalars))[1]["loss"]
 
     return setup.step, (state, setup.batch, setup.key, 0), call
