@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,14 +72,20 @@ def predicted(trained: Path) -> Float[np.ndarray, "T K s s"]:
 def exported(trained: Path) -> Float[np.ndarray, "N K h w"]:
     """Return scores of noise by the exported function."""
     with tempfile.TemporaryDirectory() as folder:
-        served, rng = Path(folder, "served"), np.random.default_rng(1)
-        inputs = {
-            name: (255 * rng.random((3, *shape))).astype(dtype)
-            for name, (_, *shape, dtype) in export_run(trained, served)["inputs"].items()
-        }
+        served = Path(folder, "served")
+        inputs = random_inputs(export_run(trained, served))
         function = jax.export.deserialize((served / "function.bin").read_bytes())
         with np.load(served / "weights.npz") as weights:
             return np.asarray(jax.jit(function.call)(dict(weights), inputs)[1])
+
+
+def random_inputs(facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return noise of three seconds, as `facts.json` of an export says that its inputs are."""
+    rng = np.random.default_rng(1)
+    return {
+        name: (255 * rng.random((3, *shape))).astype(dtype)
+        for name, (_, *shape, dtype) in facts["inputs"].items()
+    }
 
 
 def handed_on(trained: Path) -> Float[np.ndarray, "T K s s"]:

@@ -163,19 +163,20 @@ def full_size_predict(
     frames: int = 5,
     frame_size: int = FRAME_SIZE,
     mesh: Mesh | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Callable, Any, AVBatch]:
     """The prediction of a stage of `configs/avss.py`, parameters, and a batch of the host.
 
     Arguments as those of `full_size_step`; with `mesh` parameters and batch are shapes.
     """
     config = avss.get_config(kind)
-    graphdef, init = split_model(_network_maker(config, name, size=size))
+    graphdef, init = split_model(_network_maker(config, name, size=size, overrides=overrides))
     described, mesh = mesh is not None, mesh or make_mesh()
     shapes = jax.eval_shape(init, jax.random.key(0))
     params = shapes if described else jax.device_put(random_params(shapes))
     shardings = jax.tree.map(lambda _: replicated(mesh), shapes)
     predict = make_predict(graphdef, mesh, shardings, LABEL_SIZE, dtype)
-    batch = random_batch(name, frames, frame_size, **_prompts(config, name))
+    batch = stage_batch(config, name, frames, frame_size)
     return predict, params, jax.eval_shape(lambda: batch) if described else batch
 
 
@@ -214,15 +215,59 @@ def _network_maker(
     return make_model
 
 
-def _prompts(config: ConfigDict, name: str) -> dict[str, Any]:
-    """What a batch of the stage holds beside frames, as `random_batch` takes it."""
+def stage_batch(
+    config: ConfigDict, name: str, frames: int, frame_size: int = FRAME_SIZE, **more: Any
+) -> AVBatch:
+    """A host batch with all that the stage reads; `more` as in `fake_batch`."""
     prompt = config[name].prompt
-    return {
-        "reference": prompt.source != "none",
-        "flow_mask": prompt.premask,
-        "text_length": config.texts.max_length if config.model.vta else 0,
-        "visual_tokens": (14, 14, 768) if config.model.vta_visual == "clip" else None,
-    }
+    return random_batch(
+        name,
+        frames,
+        frame_size,
+        reference=prompt.source != "none",
+        flow_mask=prompt.premask,
+        text_length=config.texts.max_length if config.model.vta else 0,
+        visual_tokens=(14, 14, 768) if config.model.vta_visual == "clip" else None,
+        **more,
+    )
+
+
+def full_size_config(kind: str) -> ConfigDict:
+    """`configs/avss.py` of that kind, whose phases need no weights to start from."""
+    config = avss.get_config(kind)
+    config.init_from = "random weights serve here"
+    return config
+
+
+def full_size_loss(
+    config: ConfigDict,
+    name: str,
+    *,
+    size: str = "base",
+    dtype: str = "float32",
+    num_queries: int | None = None,
+    remat: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Loss, Callable[[jax.Array], Any]]:
+    """The loss of a stage of the config, its network in it, and key -> parameters.
+
+    Arguments as those of `full_size_step`.
+    """
+    graphdef, init = split_model(
+        _network_maker(
+            config, name, size=size, num_queries=num_queries, remat=remat, overrides=overrides
+        )
+    )
+    stage = config[name]
+    loss = Loss(
+        graphdef,
+        dtype=dtype,
+        num_classes=_CLASSES[name],
+        max_targets=stage.max_targets,
+        criterion=stage.criterion.to_dict(),
+        listen=stage.listen.to_dict(),
+    )
+    return loss, init
 
 
 def avss_evaluation(frames: int) -> Callable[[], dict[str, float]]:
@@ -261,35 +306,24 @@ def full_size_step(
       overrides: keyword arguments of the network, beside those of the config.
       mesh: of devices that need not be there: state, batch and key are shapes, to compile for.
     """
-    config = avss.get_config(kind)
-    config.init_from = "random weights serve here"
+    config = full_size_config(kind)
     config[name].phases = "all" if phase_name == "all" else "aavs"
-    stage = config[name]
-    graphdef, init = split_model(
-        _network_maker(
-            config, name, size=size, num_queries=num_queries, remat=remat, overrides=overrides
-        )
+    loss, init = full_size_loss(
+        *(config, name),
+        size=size,
+        dtype=dtype,
+        num_queries=num_queries,
+        remat=remat,
+        overrides=overrides,
     )
     described, mesh = mesh is not None, mesh or make_mesh()
     phases = make_phases(config, name, init, mesh)
     phase = next(p for p in phases if phase_name in (p.plan.name or "all"))
-    loss = Loss(
-        graphdef,
-        dtype=dtype,
-        num_classes=_CLASSES[name],
-        max_targets=stage.max_targets,
-        criterion=stage.criterion.to_dict(),
-        listen=stage.listen.to_dict(),
-    )
-    batch = random_batch(
-        name,
-        frames,
-        frame_size,
-        **_prompts(config, name),
-        backbone=feature_shapes(graphdef, phase.states.shapes.params, frame_size)
-        if kept_features
-        else None,
-    )
+    more = {}
+    if kept_features:
+        shapes = phase.states.shapes.params
+        more["backbone"] = feature_shapes(loss.graphdef, shapes, frame_size)
+    batch = stage_batch(config, name, frames, frame_size, **more)
     step = make_train_step(
         loss, phase.tx, mesh, phase.states.shardings, phase.trained, accumulate=accumulate
     )

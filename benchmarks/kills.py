@@ -64,6 +64,7 @@ class Run:
         self.folder, self.config, self.arguments = folder, config, arguments
         self.workdir, self.prepared = workdir or folder / "run", prepared or folder / "prepared"
         self.processes = processes
+        self._running: list[subprocess.Popen] = []
 
     def start(self) -> list[subprocess.Popen]:
         """The command in its processes, the words of the first in `log`, after a line _START."""
@@ -75,7 +76,8 @@ class Run:
         ]
         with (self.folder / "log").open("a") as log:
             log.write(_START)
-        running, port = [], _free_port()
+        self._running = running = []
+        port = _free_port()
         for number in range(self.processes):
             several = [f"--coordinator=localhost:{port}", f"--num_processes={self.processes}"]
             several = [*several, f"--process_id={number}"] if self.processes > 1 else []
@@ -97,6 +99,12 @@ class Run:
         if any(statuses := [process.wait() for process in self.start()]):
             tail = (self.folder / "log").read_text()[-2000:]
             raise RuntimeError(f"{self.folder}: exit status {statuses}\n{tail}")
+
+    def stop(self) -> None:
+        """End at once what still runs."""
+        for process in self._running:
+            process.kill()
+            process.wait()
 
 
 def _free_port() -> int:
@@ -128,7 +136,8 @@ def _changed(path: Path) -> int:
         return 0
 
 
-def _log(pattern: str) -> Callable[[Run], set]:
+def logged(pattern: str) -> Callable[[Run], set]:
+    """Signs of a `Moment`: where the log has such words."""
     return lambda run: {m.start() for m in re.finditer(pattern, (run.folder / "log").read_text())}
 
 
@@ -149,14 +158,14 @@ def moments(stages: Sequence[str]) -> list[Moment]:
         folder = f"{stage}/checkpoints"
         listed += [
             Moment(f"{stage}: compiling", _files(f"{stage}/events/*"), 4.0),
-            Moment(f"{stage}: in a step", _log(rf" {stage} step (1|[35]|9|11)/"), 0.3),
-            Moment(f"{stage}: evaluating", _log(rf" {stage} step ([24]/4|(6|12)/12)"), 1.0),
+            Moment(f"{stage}: in a step", logged(rf" {stage} step (1|[35]|9|11)/"), 0.3),
+            Moment(f"{stage}: evaluating", logged(rf" {stage} step ([24]/4|(6|12)/12)"), 1.0),
             Moment(f"{stage}: saving the best", _files(f"{folder}/best/*tmp*")),
             Moment(f"{stage}: saving the state", _files(f"{folder}/last/*tmp*")),
             Moment(f"{stage}: saved", _files(f"{folder}/last/[0-9]"), 0.3),
         ]
         if stage != "objects":  # which has no test set
-            listed.append(Moment(f"{stage}: scoring", _log(f" {stage}: best validation"), 3.0))
+            listed.append(Moment(f"{stage}: scoring", logged(f" {stage}: best validation"), 3.0))
     return [*listed, Moment("writing results", _files("results.json"), 0.5)]
 
 

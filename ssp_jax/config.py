@@ -1,5 +1,8 @@
 """What the configs (configs/*.py) share: every key with its default. Change values there."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -275,7 +278,7 @@ def model_overrides(config: ConfigDict) -> dict:
     return {k: v for k, v in config.model.items() if k != "size" and v is not None}
 
 
-def matmul_precision(config: ConfigDict) -> str:
+def matmul_precision(config: ConfigDict | Mapping[str, Any]) -> str:
     """Return `config.matmul_precision`; "default" of a run that began before there was that key."""
     return config.get("matmul_precision", "default")
 

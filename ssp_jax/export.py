@@ -49,7 +49,7 @@ FUNCTION, WEIGHTS, FACTS = "function.bin", "weights.npz", "facts.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Between two compilations of one network: mean difference of its scores in 0..1, and share of
 # pixels that get another class.
-_TOLERANCE = {"float32": (1e-4, 1e-3), "bfloat16": (1e-2, 1e-2)}
+TOLERANCE = {"float32": (1e-4, 1e-3), "bfloat16": (1e-2, 1e-2)}
 # What the caller gives, of `AVBatch`; `reference` and `own_reference` are made here.
 _GIVEN = ("frames", "log_mel", *(p for p in PROMPTS if p not in ("reference", "own_reference")))
 Inputs = Mapping[str, Array]
@@ -176,7 +176,7 @@ def _check(
     expected = jax.device_get(expected)[:: stage.mesh.size]
     difference = float(np.abs(scores - expected).mean())
     other = float((labels != expected.argmax(1)).mean())
-    most = _TOLERANCE[final.config.dtype]
+    most = TOLERANCE[final.config.dtype]
     if not (difference <= most[0] and other <= most[1]):
         raise UserError(
             "the exported function does not give the run's masks: scores differ by "

@@ -11,11 +11,13 @@ from ssp_jax.data.datasets import DataSets
 from ssp_jax.dry_run import batch_shapes
 from ssp_jax.errors import UserError
 from ssp_jax.json_files import read_sealed, write_sealed
+from ssp_jax.models.deformable_sampling import sample
 from ssp_jax.run_folder import check_config, check_run, check_workdir
 from ssp_jax.stage import Stage
 from ssp_jax.stage_training import phase_step
 from ssp_jax.start_checks import check_jax
 from ssp_jax.train_state import seed_key
+from ssp_jax.train_step import multiplied_in
 from tests.tiny_run import get_config
 
 _PRODUCT = re.compile(r"stablehlo\.(?:dot_general|convolution).*")
@@ -54,6 +56,23 @@ def test_without_it_products_are_as_jax_has_them(tmp_path):
     # Some ask for more whatever the config says: resizing, the costs of the matching.
     for program in (train, predict):
         assert {"DEFAULT", "HIGHEST"} == set(_precisions(program))
+
+
+@pytest.mark.parametrize("way", ["auto", "kernel"])
+def test_it_reaches_what_is_traced_where_a_program_is_lowered(way):
+    sizes, heads = ((2, 3), (4, 5)), (1, 2)
+    shapes = ((*heads, 26, 3), (*heads, 2, 4, 2, 6), (*heads, 2, 4, 6))
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def gradients(*arrays):
+        summed = jax.value_and_grad(lambda *x: sample(way, sizes, *x).sum(), (0, 1, 2))
+        return summed(*arrays)
+
+    for precision in ("highest", "default"):
+        # A GPU samples so small a map by products, and computes a TPU's kernel step by step.
+        traced = jax.jit(multiplied_in(precision)(gradients)).trace(*arrays)
+        found = _precisions(traced.lower(lowering_platforms=("cuda",)).as_text())
+        assert set(found) == {precision.upper()}
 
 
 def test_an_unknown_word_is_refused():

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from huggingface_hub import EvalResult, ModelCardData
 from ml_collections import ConfigDict
 
+from ssp_jax.config import matmul_precision
+
 _USE = """\
 ```sh
 pip install -e .  # in a checkout of ssp_jax
@@ -42,8 +44,9 @@ def model_card(
         "\n".join(_scores(config, results)) or "Not scored yet.",
         "## Network and training",
         "\n".join(_stages(config, sizes)),
-        f"Seed {config.seed}, computed in {config.dtype}; code: ssp-jax {code}. All settings are "
-        "in `config.json`, the names of classes in `facts.json`.",
+        f"Seed {config.seed}, computed in {config.dtype}, products of float32 at matmul_precision "
+        f"{matmul_precision(config)}; code: ssp-jax {code}. All settings are in `config.json`, the "
+        "names of classes in `facts.json`.",
         "## Use",
         _USE.format(where=where, name=short, stage=next(reversed(sizes))),
         "## Licence",

@@ -19,6 +19,9 @@ Ways = dict[str, Callable[..., Any]]
 class ByPlatform:
     """A function of arrays with a way for each platform.
 
+    A way is traced where the program is lowered, but its products have the precision that is the
+    default where the function is called (`jax.default_matmul_precision`), as all others there.
+
     Args:
       name: of the operation, in programs that are printed.
       ways: of a setting, {platform or 'default': function of the arrays}.
@@ -35,21 +38,24 @@ class ByPlatform:
         self._primitive.multiple_results = True
         self._primitive.def_impl(self._run)
         self._primitive.def_abstract_eval(
-            lambda *arrays, setting: [
+            lambda *arrays, setting, precision: [
                 jax.core.ShapedArray(x.shape, x.dtype) for x in results(setting, *arrays)
             ]
         )
         for platform in ("cpu", "cuda", "rocm", "tpu"):
 
-            def lowered(*arrays, setting, platform=platform):
+            def lowered(*arrays, setting, precision, platform=platform):
                 found = ways(setting)
-                return found.get(platform, found["default"])(*arrays)
+                with jax.default_matmul_precision(precision):
+                    return found.get(platform, found["default"])(*arrays)
 
             mlir.register_lowering(self._primitive, mlir.lower_fun(lowered), platform=platform)
 
     def __call__(self, setting: Hashable, *arrays: jax.Array) -> list[jax.Array]:
         """The results as a list."""
-        return self._primitive.bind(*arrays, setting=setting)
+        precision = jax.config.jax_default_matmul_precision
+        return self._primitive.bind(*arrays, setting=setting, precision=precision)
 
-    def _run(self, *arrays, setting):
-        return jax.jit(functools.partial(self, setting))(*arrays)
+    def _run(self, *arrays, setting, precision):
+        with jax.default_matmul_precision(precision):
+            return jax.jit(functools.partial(self, setting))(*arrays)

@@ -26,6 +26,8 @@ _FORWARD_BLOCK, _BACKWARD_BLOCK = 256, 128  # queries
 # Bytes of the memory that a kernel may use on the smallest of the chips, v5e, less what the
 # compiler itself takes.
 _MEMORY = 12 * 2**20
+# Words of JAX's `jax_default_matmul_precision` for a single bfloat16 pass on a TPU.
+_ONE_PASS = (None, "default", "fastest", "bfloat16", "BF16_BF16_F32")
 
 
 def fits(sizes: Sizes) -> bool:
@@ -143,7 +145,12 @@ def _slope(distance: Array) -> Array:
 def _product(a: Array, b: Array, *axes: int) -> Array:
     """Summed over one axis of each, in float32."""
     contracted = ((axes[:1], axes[1:]), ((), ()))
-    return jax.lax.dot_general(a, b, contracted, preferred_element_type=jnp.float32)
+    # A kernel knows one bfloat16 pass and float32: of what lies between, float32.
+    one_pass = a.dtype == jnp.bfloat16 or jax.config.jax_default_matmul_precision in _ONE_PASS
+    precision = jax.lax.Precision.DEFAULT if one_pass else jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(
+        a, b, contracted, precision=precision, preferred_element_type=jnp.float32
+    )
 
 
 def _fill_map(sizes: Sizes, points_ref, weights_ref, map_ref, columns_ref) -> None:

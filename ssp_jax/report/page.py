@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssp_jax.config import matmul_precision
 from ssp_jax.evaluation_folder import read_evaluation
 from ssp_jax.evaluators.report import PREDICTORS, SOUNDS, score_rows
 from ssp_jax.files import absolute, write_whole
@@ -41,6 +42,7 @@ def run_page(workdir: Path, records: Mapping[str, Record], config: Mapping) -> s
     name = absolute(workdir).name
     model, data = config["model"]["size"], config["data"]["frame_size"]
     about = f"size {model}, {data or 'the protocol’s'} px, seed {config['seed']}, {config['dtype']}"
+    about += f" (matmul_precision {matmul_precision(config)})"
     sections = [("scores", "Scores", _headline(records))]
     sections += [
         (f"set-{key}", _title(record), _test_set(record)) for key, record in records.items()

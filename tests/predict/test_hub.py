@@ -61,6 +61,7 @@ def test_a_run_is_pushed_and_pulled(command, trained, published, tmp_path):
     assert [result.metric_value for result in card.data.eval_results] == [0.4321, 0.5]
     assert "| avss | `builtin_tiny:test` | 43.2 | 50.0 | 10.0 |" in card.text
     assert "ssp-jax 0.1.0" in card.text
+    assert "computed in float32, products of float32 at matmul_precision default;" in card.text
     assert "stage `avss`" in card.text
     assert "--config.init_from=net/avss" in card.text
     # Nothing is overwritten.

@@ -137,6 +137,7 @@ def test_nothing_becomes_markup(folder, monkeypatch, capsys):
 def test_published_figures_stand_beside_the_whole_benchmark_only(changes, figures, apart, folder):
     text = write_page(folder("run", record(**changes))).read_text()
     assert "51.2 / 60.0" in text
+    assert "seed 0, float32 (matmul_precision default)" in text
     (row,) = re.findall(r"<tr><th>SSP(.*?)</tr>", text)
     assert " ".join(re.findall(r"<td>(.*?)</td>", row)).startswith(figures)
     assert ("not comparable with these" in text) == apart
