@@ -325,7 +325,13 @@ def full_size_step(
         more["backbone"] = feature_shapes(loss.graphdef, shapes, frame_size)
     batch = stage_batch(config, name, frames, frame_size, **more)
     step = make_train_step(
-        loss, phase.tx, mesh, phase.states.shardings, phase.trained, accumulate=accumulate
+        loss,
+        phase.optimizer.tx,
+        mesh,
+        phase.states.shardings,
+        phase.trained,
+        joined=phase.optimizer.joined,
+        accumulate=accumulate,
     )
     if described:
         key = jax.eval_shape(lambda: jax.random.key(0))

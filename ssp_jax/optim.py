@@ -1,5 +1,6 @@
 """From config to optax: AdamW, the schedule, and which parameters train at which rate."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import optax.contrib
 from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
+from ssp_jax.joined_leaves import JoinedLeaves, join_small
 from ssp_jax.models.promotion import promoting
 from ssp_jax.train_state import path_name
 
@@ -18,6 +20,19 @@ from ssp_jax.train_state import path_name
 _MUON_ITERATIONS = ((3.4445, -4.7750, 2.0315),) * 5
 # Norms, biases, position tables and query tables are not pulled to zero.
 _NO_DECAY = re.compile(r"(^|/)(bias|scale)$|norm|embed|relative_position|queries|level")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How leaves are updated.
+
+    Attributes:
+      tx: of the arrays that `joined` makes of the leaves. schedule: AdamW's, for the log.
+    """
+
+    tx: optax.GradientTransformation
+    joined: JoinedLeaves
+    schedule: optax.Schedule
 
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -70,9 +85,7 @@ def _factor(config: ConfigDict, name: str) -> float:
     return next((float(f) for pattern, f in config.rates if re.search(pattern, name)), 1.0)
 
 
-def make_optimizer(
-    config: ConfigDict, leaves: Mapping[str, Any], steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(config: ConfigDict, leaves: Mapping[str, Any], steps: int) -> Optimizer:
     """AdamW, with Muon for weight matrices on request, as the config's `optim` section says.
 
     `config.rates` is a sequence of (regex, factor): the first regex found in a parameter's path
@@ -84,24 +97,27 @@ def make_optimizer(
     Args:
       leaves: what is trained, arrays or shapes by path name (`split_trained`).
 
-    Returns:
-      The transformation of such leaves and AdamW's schedule (for the log).
-
     Raises:
       UserError: an unknown schedule.
     """
     schedule = make_schedule(config, steps)
 
-    def label(name: str, leaf) -> str:
+    def kind(name: str, leaf) -> str:
         matrix = name.endswith("/kernel") and len(leaf.shape) == 2
-        by_muon = config.muon_lr and matrix and re.search(config.muon_on, name)
-        return f"{'muon' if by_muon else 'adamw'} {_factor(config, name)}"
+        factor = _factor(config, name)
+        if config.muon_lr and matrix and re.search(config.muon_on, name):
+            return f"muon {factor}"
+        return f"{'adam' if _NO_DECAY.search(name) else 'adamw'} {factor}"
 
-    labels = {name: label(name, leaf) for name, leaf in leaves.items()}
+    kinds = {name: kind(name, leaf) for name, leaf in leaves.items()}
+    # Muon needs its matrices as they are.
+    joined = join_small(leaves, {k: v for k, v in kinds.items() if not v.startswith("muon")})
+    kind_of_array = {k: v for k, v in kinds.items() if k not in joined.shapes}
+    kind_of_array |= {array: array for array in joined.names}
 
-    def transform(label: str) -> optax.GradientTransformation:
-        kind, factor = label.split()[0], float(label.split()[1])
-        if kind == "muon":
+    def transform(kind: str) -> optax.GradientTransformation:
+        name, factor = kind.split()[0], float(kind.split()[1])
+        if name == "muon":
             factor *= config.muon_lr / config.lr
             return optax.contrib.muon(
                 lambda step: factor * schedule(step),
@@ -112,17 +128,15 @@ def make_optimizer(
             lambda step: factor * schedule(step),
             b1=config.b1,
             b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=lambda tree: {
-                name: leaf if isinstance(leaf, optax.MaskedNode) else not _NO_DECAY.search(name)
-                for name, leaf in tree.items()
-            },
+            weight_decay=0.0 if name == "adam" else config.weight_decay,
         )
 
     groups = optax.multi_transform(
-        {name: transform(name) for name in sorted(set(labels.values()))}, labels
+        {kind: transform(kind) for kind in sorted(set(kinds.values()))}, kind_of_array
     )
     if config.clip_norm:
         groups = optax.chain(optax.clip_by_global_norm(config.clip_norm), groups)
+
     # Optax takes whole steps to be numbers like any other, which JAX's strict mode would refuse.
-    return groups._replace(update=promoting(groups.update)), promoting(schedule)
+    tx = groups._replace(update=promoting(groups.update))
+    return Optimizer(tx, joined, promoting(schedule))

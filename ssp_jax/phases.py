@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssp_jax.errors import UserError
-from ssp_jax.optim import make_optimizer, trained_names
+from ssp_jax.optim import Optimizer, make_optimizer, trained_names
 from ssp_jax.train_state import StateMaker, seed_key, split_trained, state_maker
 
 
@@ -33,7 +32,7 @@ class Phase:
     """
 
     plan: PhasePlan
-    tx: optax.GradientTransformation
+    optimizer: Optimizer
     learning_rate: Callable[[int], float]
     trained: frozenset[str]
     states: StateMaker
@@ -116,11 +115,13 @@ def make_phases(config: ConfigDict, name: str, init, mesh: Mesh) -> list[Phase]:
     for plan in plan_phases(config, name):
         trained = trained_names(plan.optim, shapes)
         leaves, _ = split_trained(shapes, trained)
-        tx, schedule = make_optimizer(plan.optim, leaves, plan.end - plan.start)
+        optimizer = make_optimizer(plan.optim, leaves, plan.end - plan.start)
 
-        def learning_rate(step: int, schedule=jax.jit(schedule), start=plan.start) -> float:
+        def learning_rate(
+            step: int, schedule=jax.jit(optimizer.schedule), start=plan.start
+        ) -> float:
             return float(jax.device_get(schedule(jax.device_put(np.int32(step - start)))))
 
-        states = state_maker(init, tx, trained, mesh)
-        phases.append(Phase(plan, tx, learning_rate, trained, states))
+        states = state_maker(init, optimizer.tx, trained, mesh, optimizer.joined)
+        phases.append(Phase(plan, optimizer, learning_rate, trained, states))
     return phases

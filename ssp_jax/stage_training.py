@@ -159,10 +159,11 @@ def phase_step(stage: Stage, phase: Phase) -> Callable:
     )
     return make_train_step(
         loss,
-        phase.tx,
+        phase.optimizer.tx,
         stage.mesh,
         phase.states.shardings,
         phase.trained,
+        joined=phase.optimizer.joined,
         skip=config.max_skipped > 0,
         accumulate=section.accumulate,
         precision=stage.precision,

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from ssp_jax.joined_leaves import ALONE, JoinedLeaves
 from ssp_jax.sharding import state_sharding
 
 
@@ -19,7 +20,7 @@ from ssp_jax.sharding import state_sharding
 class TrainState:
     """A pytree of plain dicts. `params` has the model's parameters by path.
 
-    `opt_state` is of the trained parameters only, see `split_trained`.
+    `opt_state` is of the trained parameters only, see `split_trained`, and of arrays of several.
     """
 
     step: jax.Array
@@ -103,12 +104,20 @@ class StateMaker:
 
 
 def state_maker(
-    init, tx: optax.GradientTransformation, trained: frozenset[str], mesh: Mesh
+    init,
+    tx: optax.GradientTransformation,
+    trained: frozenset[str],
+    mesh: Mesh,
+    joined: JoinedLeaves = ALONE,
 ) -> StateMaker:
-    """See `StateMaker`; `init` is key -> params, `trained` as in `split_trained`."""
+    """See `StateMaker`; `init` is key -> params, `trained` as in `split_trained`.
+
+    `tx` is of the arrays that `joined` makes of the trained leaves.
+    """
 
     def restart(step: jax.Array, params: dict) -> TrainState:
-        return TrainState(step, params, tx.init(split_trained(params, trained)[0]))
+        leaves, _ = split_trained(params, trained)
+        return TrainState(step, params, tx.init(joined.join(leaves)))
 
     def new(key: jax.Array) -> TrainState:
         return restart(jnp.zeros((), jnp.int32), init(key))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from ssp_jax.batch import AVBatch
 from ssp_jax.flops import step_flops
 from ssp_jax.goodput import Speed
+from ssp_jax.joined_leaves import ALONE, JoinedLeaves
 from ssp_jax.losses.listening import (
     audio_visual_contrast,
     audio_visual_map,
@@ -182,6 +183,7 @@ def make_train_step(
     shardings: TrainState,
     trained: frozenset[str],
     *,
+    joined: JoinedLeaves = ALONE,
     skip: bool = False,
     accumulate: int = 1,
     precision: str = "default",
@@ -189,7 +191,8 @@ def make_train_step(
     """The jitted, sharded step: (state, batch, key, number) -> (state, scalars).
 
     The state is donated. Gradients are taken for the parameters named in `trained` only: what is
-    frozen costs no backward pass beyond what these need.
+    frozen costs no backward pass beyond what these need. `tx` is of the arrays that `joined` makes
+    of these.
 
     A step whose loss, gradient or new parameters are not finite changes neither parameters nor
     optimiser, and the scalar `applied` is False; `not_finite/gradient/MODULE` and
@@ -230,13 +233,14 @@ def make_train_step(
                 lambda part: gradients(leaves, part, key, totals), batch, accumulate, mesh
             )
         with jax.named_scope("optimiser"):
-            updates, opt_state = tx.update(grads, state.opt_state, leaves)
-            updated = optax.apply_updates(leaves, updates)
+            old, grads = joined.join(leaves), joined.join(grads)
+            updates, opt_state = tx.update(grads, state.opt_state, old)
+            updated = optax.apply_updates(old, updates)
         scalars = {"loss": loss, "grad_norm": optax.tree.norm(grads)} | parts
         checks = {
-            f"not_finite/{what}/{module}": ~jnp.isfinite(optax.tree.norm(part))
-            for what, tree in (("gradient", grads), ("parameters", updated))
-            for module, part in _by_module(tree).items()
+            f"not_finite/{what}/{module}": ~jnp.isfinite(optax.tree.norm(values))
+            for what, arrays in (("gradient", grads), ("parameters", updated))
+            for module, values in joined.parts(arrays).items()
         }
         finite = jnp.isfinite(loss) & ~jnp.any(jnp.stack(list(checks.values())))
         applied = finite & (state.step == number)
@@ -246,7 +250,7 @@ def make_train_step(
 
         new = TrainState(
             step=state.step + (1 if skip else applied.astype(state.step.dtype)),
-            params=replace_leaves(state.params, if_applied(updated, leaves)),
+            params=replace_leaves(state.params, joined.split(if_applied(updated, old))),
             opt_state=if_applied(opt_state, state.opt_state),
         )
         return new, scalars | checks | {"applied": applied}
@@ -270,14 +274,6 @@ def _added_up(compute: Callable, batch: AVBatch, parts: int, mesh: Mesh):
     shapes = jax.eval_shape(compute, jax.tree.map(lambda x: x[0], split))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(add, zeros, split)[0]
-
-
-def _by_module(leaves: Mapping[str, Array]) -> dict[str, list[Array]]:
-    """Leaves by the first two names of their path: 'network/encoder', 'sound_classifier', ..."""
-    modules: dict[str, list[Array]] = {}
-    for name, leaf in leaves.items():
-        modules.setdefault("/".join(name.split("/")[:-1][:2]) or name, []).append(leaf)
-    return modules
 
 
 def compile_once(step: Callable, name: str, speed: Speed | None = None) -> Callable:

@@ -26,11 +26,18 @@ def step(config, grads=None):
     """The parameters' change in one step under gradients of random numbers."""
     names = trained_names(config, jax.eval_shape(lambda: PARAMS))
     leaves, frozen = split_trained(PARAMS, names)
-    tx, _ = make_optimizer(config, jax.eval_shape(lambda: leaves), 10)
+    optimizer = make_optimizer(config, jax.eval_shape(lambda: leaves), 10)
+    tx, joined = optimizer.tx, optimizer.joined
     rng = np.random.default_rng(0)
     grads = grads or jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), PARAMS)
     grads, _ = split_trained(grads, names)
-    change = jax.jit(lambda g: tx.update(g, tx.init(leaves), leaves)[0])(grads)
+
+    @jax.jit
+    def changes(grads):
+        old = joined.join(leaves)
+        return joined.split(tx.update(joined.join(grads), tx.init(old), old)[0])
+
+    change = changes(grads)
     return replace_leaves(PARAMS, change | {name: 0 * leaf for name, leaf in frozen.items()})
 
 
@@ -95,8 +102,9 @@ def test_mistakes_are_named():
 def test_clipping_bounds_the_whole_gradient():
     config = config_with(clip_norm=1.0, weight_decay=0.0)
     leaves, _ = split_trained(PARAMS, trained_names(config, PARAMS))
-    tx, _ = make_optimizer(config, leaves, 10)
-    huge = jax.tree.map(lambda x: 1e6 * jnp.ones_like(x), leaves)
-    _, state = tx.update(huge, tx.init(leaves), leaves)
+    optimizer = make_optimizer(config, leaves, 10)
+    old = optimizer.joined.join(leaves)
+    huge = jax.tree.map(lambda x: 1e6 * jnp.ones_like(x), old)
+    _, state = optimizer.tx.update(huge, optimizer.tx.init(old), old)
     momenta = [x for x in jax.tree.leaves(state) if getattr(x, "ndim", 0)]
     assert optax.tree.norm(momenta) < 1.0
