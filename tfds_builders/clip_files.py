@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tfds_builders.pictures import encode_labels, indices, open_picture, stored_frame
+from tfds_builders.mask_files import MaskFile, grey_values, mask_file
+from tfds_builders.pictures import encode_labels, open_picture, stored_frame
 from tfds_builders.problems import ClipResult, Problem
 from tfds_builders.sound_file import num_windows, read_waveform
 
-# Picture -> (labels, message about unknown colours or an unusual coding).
-LabelReader = Callable[[Image.Image], tuple[np.ndarray, str | None]]
+# Mask file -> (labels, message about unknown colours or an unusual coding).
+LabelReader = Callable[[MaskFile], tuple[np.ndarray, str | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,7 @@ class _Conversion:
             opened = self._open(path, f"mask {position + 1} of {len(clip.labels)}")
             if not opened:
                 continue
-            picture, _ = opened
+            picture, encoded = opened
             if sizes[frame] and picture.size != sizes[frame]:
                 (width, height), (frame_width, frame_height) = picture.size, sizes[frame]
                 self._bad(
@@ -182,7 +183,7 @@ class _Conversion:
                 )
                 continue
             try:
-                values, note = self.how.read_labels(picture)
+                values, note = self.how.read_labels(mask_file(picture, encoded))
             except ValueError as error:
                 self._bad(path, str(error), "mask_values")
                 continue
@@ -201,7 +202,8 @@ class _Conversion:
         if path is None:
             return
         try:
-            other = indices(open_picture(path)[0])
+            mask = mask_file(*open_picture(path))
+            other = grey_values(mask) if mask.classes is None else mask.classes
         except (FileNotFoundError, ValueError) as error:
             missing = isinstance(error, FileNotFoundError)
             what = "missing file" if missing else str(error)

@@ -9,6 +9,13 @@ from ssp_jax.errors import UserError
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _PROBED = 50  # clips that are looked for to tell candidate folders apart
 
+MACS_FOLDER = "__MACOSX"  # what a Mac adds to a zip: the folders again, with files `._*`
+
+
+def is_macs(name: str) -> bool:
+    """Tell whether a file or folder of this name is a Mac's addition to a zip."""
+    return name == MACS_FOLDER or name.startswith("._")
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -88,7 +95,9 @@ def _candidates(source: Path, layout: Layout) -> list[list[Path]]:
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        return sorted(child for child in folder.iterdir() if child.is_dir())
+        return sorted(
+            child for child in folder.iterdir() if child.is_dir() and not is_macs(child.name)
+        )
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error}).") from error
 
@@ -100,7 +109,7 @@ def _looks_like(source: Path, wanted: Layout) -> str:
         folders = [folder for group in _candidates(source, layout) for folder in group]
         if layout is not wanted and any((folder / layout.table).is_file() for folder in folders):
             return f"It looks like {layout.title}: that is benchmark {layout.benchmark}."
-    content = sorted(path.name for path in source.iterdir())
+    content = sorted(path.name for path in source.iterdir() if not is_macs(path.name))
     if archives := [name for name in content if Path(name).suffix in _ARCHIVES]:
         return f"It holds archives: unpack them first ({', '.join(archives[:5])})."
     if any((source / name).is_dir() for name in ("v1s", "v1m", "v2")):

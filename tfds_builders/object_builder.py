@@ -8,7 +8,7 @@ from tfds_builders.classes import BINARY_CLASSES, FRAMES_PER_CLIP, SPLITS
 from tfds_builders.clip_files import ClipConverter, ClipFiles
 from tfds_builders.folder_builder import FolderBuilder, require_clips
 from tfds_builders.folders import find_data
-from tfds_builders.pictures import binary_labels
+from tfds_builders.mask_files import binary_labels
 from tfds_builders.tables import Table
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Pillow reads a hundred formats more, some of them by running other programs.
 FORMATS = ("JPEG", "PNG")
@@ -18,6 +18,18 @@ MAX_BYTES = 4 * MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # What Pillow raises for a damaged file, depending on where the damage is.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+# What files that are called .png or .jpg often are instead.
+_KINDS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"RIFF": "WebP",
+    b"\0\x05\x16\x07": "Mac's resource",
+}
 
 
 def open_picture(
@@ -45,7 +57,8 @@ def open_picture(
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
-        raise ValueError(f"unreadable picture ({error}); expected a whole JPEG or PNG") from error
+        expected = " or ".join(formats)
+        raise ValueError(f"unreadable picture ({error}); expected a whole {expected}") from error
 
 
 def decoded_picture(
@@ -65,6 +78,10 @@ def decoded_picture(
             picture.verify()
             picture = Image.open(io.BytesIO(encoded), formats=formats)
         picture.load()
+    except UnidentifiedImageError as error:  # its own words name an address in memory
+        kind = next((k for start, k in _KINDS.items() if encoded.startswith(start)), None)
+        what = "cannot identify what it is" if kind is None else f"its bytes are of a {kind} file"
+        raise ValueError(what) from error
     except _UNREADABLE as error:
         raise ValueError(str(error) or type(error).__name__) from error
     return picture
@@ -75,10 +92,14 @@ def stored_frame(picture: Image.Image, encoded: bytes, frame_size: int | None) -
 
     The size is set by PIL's bilinear filter without keeping the aspect ratio, as the input
     pipeline does (method 3.5), so a model of that size sees the very same pixels. PNG, since a
-    second lossy coding would change them. Frames that are not 8-bit RGB become RGB PNGs.
+    second lossy coding would change them. Frames that are not RGB become RGB PNGs,
+    of 16-bit grey its upper 8 bits.
     """
     if frame_size is None and picture.mode == "RGB" and picture.format in ("JPEG", "PNG"):
         return encoded
+    if picture.mode.startswith("I"):
+        # 16-bit grey, of which Pillow would cut off all above 255; of colours it keeps these bits.
+        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8))
     picture = picture.convert("RGB")
     if frame_size is not None and picture.size != (frame_size, frame_size):
         picture = picture.resize((frame_size, frame_size), Image.Resampling.BILINEAR)
@@ -95,69 +116,3 @@ def encode_png(picture: Image.Image) -> bytes:
 def encode_labels(labels: UInt8[np.ndarray, "h w"]) -> bytes:
     """Single-channel PNG of class indices."""
     return encode_png(Image.fromarray(labels))
-
-
-def indices(picture: Image.Image) -> UInt8[np.ndarray, "h w"]:
-    """The one channel of a mask file, as stored (palette files: the indices).
-
-    Raises:
-      ValueError: not 8-bit, or several channels that differ.
-    """
-    if picture.mode in ("L", "P"):
-        return np.asarray(picture)
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8) * 255
-    values = np.asarray(picture)
-    if picture.mode in ("LA", "RGB", "RGBA"):
-        # A written alpha channel is no label; grey stored as colour is still one channel.
-        colours = values[..., :1] if picture.mode == "LA" else values[..., :3]
-        if (colours == colours[..., :1]).all():
-            return np.ascontiguousarray(colours[..., 0])
-        raise ValueError("a mask in colour; expected a single channel")
-    raise ValueError(f"a mask of mode {picture.mode}; expected a single channel of 8 bits")
-
-
-def binary_labels(picture: Image.Image) -> tuple[UInt8[np.ndarray, "h w"], str | None]:
-    """0/1 labels of an S4 or MS3 mask, and a warning where the file holds 0/1 itself.
-
-    Raises:
-      ValueError: values other than 0 and 255, or 0 and 1 (section 1.3).
-    """
-    values = indices(picture)
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    foreign = [int(v) for v in present if v not in (0, 255)]
-    if foreign and foreign != [1]:
-        shown = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
-        raise ValueError(f"a mask with the values {shown}; expected 0 and 255")
-    if foreign and 255 in present:
-        raise ValueError("a mask with both 1 and 255; expected 0 and 255")
-    warning = "a mask of 0 and 1, expected 0 and 255; read as foreground" if foreign else None
-    return (values > 0).astype(np.uint8), warning
-
-
-def colour_labels(
-    picture: Image.Image, table: UInt8[np.ndarray, "16777216"]
-) -> tuple[UInt8[np.ndarray, "h w"], str | None]:
-    """Class indices of a colour-coded label file, and what was found outside the palette.
-
-    Pixels of an unknown colour become background, as in every public repository (section 2.2).
-
-    Args:
-      picture: the decoded file.
-      table: `colour_table` of the data set's classes.
-    """
-    colours = np.asarray(picture.convert("RGB")).astype(np.int32)
-    codes = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
-    labels = table[codes]
-    unknown = labels == 255
-    if not unknown.any():
-        return labels, None
-    labels[unknown] = 0
-    found, counts = np.unique(codes[unknown], return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:3]
-    shown = ", ".join(
-        f"({c >> 16}, {c >> 8 & 255}, {c & 255}) in {n} pixels"
-        for c, n in zip(found[order].tolist(), counts[order].tolist(), strict=True)
-    )
-    more = f" and {len(found) - 3} more colours" if len(found) > 3 else ""
-    return labels, f"unknown colour {shown}{more}; expected the palette of the classes"

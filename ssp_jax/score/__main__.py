@@ -60,7 +60,7 @@ def run(argv: Sequence[str] | None = None) -> dict:
         raise UserError(f"--out={flags.out}: there already; name a new file or remove it")
     protocol = get_protocol(flags.protocol)
     truth = find_truth(flags.truth, flags.benchmark, flags.split, protocol)
-    found, problems, surplus = find_predictions(flags.pred, truth)
+    found, problems, surplus, shift = find_predictions(flags.pred, truth)
     make_reader = SemanticReader if flags.benchmark == "avss" else BinaryReader
     reader = make_reader(protocol, len(truth.class_names))
     scored = score_masks(found, reader, protocol)
@@ -71,7 +71,14 @@ def run(argv: Sequence[str] | None = None) -> dict:
         raise UserError(_refusal(problems, surplus, flags.out))
     values = _values(scored, truth, flags, protocol)
     values["surplus"] = [problem.path for problem in surplus]
-    print(_table(values, _notes(scored, reader, surplus)))
+    notes = _notes(scored, reader, surplus)
+    if shift:
+        first = min(frame.number for frame in truth.frames.values())
+        notes.append(
+            f"{len(found)} predictions are numbered from {first - shift}, the truth from {first}: "
+            "matched in this order"
+        )
+    print(_table(values, notes))
     if flags.out:
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(flags.out, json.dumps(values, indent=1) + "\n")
@@ -128,6 +135,15 @@ def _notes(scored: Scored, reader, surplus: list[Problem]) -> list[str]:
             notes.append(f"{count} predictions of {width} x {height} pixels were resized {how}")
     if scored.largest == 1:
         notes.append("no prediction has a value above 1: read as masks of 0 and 1")
+    elif low := len(scored.readings.get("0 and 1", [])):
+        notes.append(f"{low} predictions have no value above 1 of 255: read as scores near 0")
+    if 1 < scored.largest < 128:
+        notes.append(f"no prediction has a value above {scored.largest} of 255: none is foreground")
+    if isinstance(reader, SemanticReader):
+        notes += [
+            f"{len(files)} predictions were read as {how}"
+            for how, files in sorted(scored.readings.items())
+        ]
     if surplus:
         notes.append(
             f"{len(surplus)} files belong to no scored frame and were left out, the first is "

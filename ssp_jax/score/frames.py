@@ -6,7 +6,8 @@ S4 and MS3 on AVSS's folder, v1s and v1m. Predictions:
 
 - of a benchmark: PNG files whose path names clip and frame as the truth does, wherever else they
   lie: `UID_3.png`, `UID/3.png`, `test/CATEGORY/UID/UID_3.png`, `v2/UID/labels_rgb/3.png`, ...
-  Frames are numbered as in the truth: from 1 in S4 and MS3, from 0 in AVSS.
+  Frames are numbered as in the truth: from 1 in S4 and MS3, from 0 in AVSS. Where every clip has
+  exactly one number less (0 to 4) or more, they are taken too.
 - of a tree: the same paths as in the truth. `CLIP/3.png`, `CLIP_3.png` and `CLIP/CLIP_3.png` are
   frames of one clip, which matters where a protocol groups or fills up clips. Its classes are
   AVSBench's, or those of a label2idx.json in it.
@@ -16,7 +17,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from ssp_jax.errors import UserError
@@ -26,7 +27,7 @@ from tfds_builders.avs_ms3.avs_ms3 import AvsMs3
 from tfds_builders.avs_s4.avs_s4 import AvsS4
 from tfds_builders.avss.avss import Avss
 from tfds_builders.classes import AVSS_CLASSES, class_names_from_json
-from tfds_builders.folders import LAYOUTS
+from tfds_builders.folders import LAYOUTS, MACS_FOLDER, is_macs
 from tfds_builders.problems import Problem
 
 BENCHMARKS = ("s4", "ms3", "avss")
@@ -159,30 +160,42 @@ def _clip_and_number(key: PurePosixPath) -> tuple[str, int]:
 
 
 def png_files(folder: Path) -> Iterable[PurePosixPath]:
-    """Paths, relative to the folder, of all PNG files in it, in order; follows no links."""
+    """Paths, relative to the folder, of all PNG files in it, in order; follows no links.
+
+    What a Mac adds to a zip (`._*`, `__MACOSX`) is left out.
+    """
     for place, folders, files in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != MACS_FOLDER)
         home = PurePosixPath(Path(place).relative_to(folder).as_posix())
         for name in sorted(files):
+            if is_macs(name):
+                continue
             if name.lower().endswith(".png") and Path(place, name).is_file():
                 yield home / name
 
 
 def find_predictions(
     folder: Path, truth: Truth
-) -> tuple[dict[Frame, Path], list[Problem], list[Problem]]:
-    """The prediction of every frame; what is missing or there twice; and what is surplus.
+) -> tuple[dict[Frame, Path], list[Problem], list[Problem], int]:
+    """The prediction of every frame; what is missing or there twice; what is surplus; and by how
+    much the predictions' numbers were shifted, see `_shift`.
 
     Raises:
-      UserError: no such folder.
+      UserError: no such folder, or not a single prediction in it.
     """
     if not folder.is_dir():
         raise UserError(f"--pred={folder}: no such folder")
     uids = frozenset(frame.uid for frame in truth.frames.values())
+    keys = {path: truth.key(path, uids) for path in png_files(folder)}
+    shift = _shift(truth, keys.values())
+    if not shift and not any(key in truth.frames for key in keys.values()):
+        raise UserError(_nothing_there(folder, truth))
     found: dict[Frame, Path] = {}
     problems, surplus = [], []
-    for path in png_files(folder):
-        frame = truth.frames.get(truth.key(path, uids))
+    for path, key in keys.items():
+        if shift and key is not None:
+            key = key[0], key[1] + shift
+        frame = truth.frames.get(key)
         if frame is None:
             what = "surplus: no scored frame has this name"
             surplus.append(Problem("", str(folder / path), what, "surplus"))
@@ -191,19 +204,63 @@ def find_predictions(
             problems.append(Problem(frame.uid, str(folder / path), what, "twice"))
         else:
             found[frame] = folder / path
-    return found, [*_missing(folder, truth, found), *problems], surplus
+    return found, [*_missing(folder, truth, found, set(keys.values())), *problems], surplus, shift
 
 
-def _missing(folder: Path, truth: Truth, found: Mapping[Frame, Path]) -> Iterable[Problem]:
+def _shift(truth: Truth, keys: Iterable[str | tuple[str, int] | None]) -> int:
+    """What every prediction's number lacks to the truth's: 1 or -1 where that fits all clips
+    exactly, as of masks numbered from 0 beside truth numbered from 1; else 0."""
+    if truth.is_tree:
+        return 0
+    wanted, numbers = collections.defaultdict(set), collections.defaultdict(set)
+    for uid, number in truth.frames:
+        wanted[uid].add(number)
+    for key in filter(None, keys):
+        numbers[key[0]].add(key[1])
+    for shift in (1, -1):
+        if numbers == {uid: {n - shift for n in wanted[uid]} for uid in wanted}:
+            return shift
+    return 0
+
+
+def _nothing_there(folder: Path, truth: Truth) -> str:
+    """What a folder without a single prediction holds instead, and what was expected."""
+    kinds: dict[str, list[str]] = collections.defaultdict(list)
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != MACS_FOLDER)
+        for name in sorted(files):
+            if not name.startswith("."):
+                kinds[Path(name).suffix.lower()].append(os.path.relpath(Path(place, name), folder))
+    holds = ", ".join(
+        f"{len(names)} {kind or 'unnamed'} files (the first is {names[0]})"
+        for kind, names in sorted(kinds.items(), key=lambda item: -len(item[1]))[:3]
+    )
+    frame = next(iter(truth.frames.values()))
+    name = f"{frame.uid}_{frame.number}.png"
+    if truth.is_tree:
+        name = f"{next(iter(truth.frames))}.png"
+    what = "no PNG file" if ".png" not in kinds else "no PNG file has the name of a scored frame"
+    return (
+        f"--pred={folder}: {what}; the folder holds {holds or 'no file'}. Expected masks as PNG, "
+        f"one for each of {len(truth.frames)} frames, such as {name}"
+    )
+
+
+def _missing(
+    folder: Path, truth: Truth, found: Mapping[Frame, Path], keys: Set
+) -> Iterable[Problem]:
     """A line a frame, or one a clip where all of its frames are missing."""
-    wanted, missing = collections.Counter(), collections.defaultdict(list)
+    wanted, missing = collections.defaultdict(list), collections.defaultdict(list)
     for frame in truth.frames.values():
-        wanted[frame.uid] += 1
+        wanted[frame.uid].append(frame.number)
         if frame not in found:
             missing[frame.uid].append(frame.number)
     for uid, numbers in missing.items():
-        if len(numbers) == wanted[uid]:
+        if len(numbers) == len(wanted[uid]):
             what = f"missing: none of its {len(numbers)} predictions"
         else:
             what = f"missing: prediction of frame {', '.join(map(str, numbers))}"
+            first = min(wanted[uid])
+            if (uid, first - 1) in keys:
+                what += f"; numbered from {first - 1}, and the truth is numbered from {first}"
         yield Problem(uid, str(folder), what, "missing")

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ssp_jax.metrics_binary import BinaryResult, BinaryState, binary_frame_stats
@@ -17,6 +16,7 @@ from ssp_jax.metrics_semantic import SemanticResult, SemanticState, semantic_fra
 from ssp_jax.protocols import Protocol
 from ssp_jax.score.frames import Frame
 from ssp_jax.score.masks import BinaryReader, SemanticReader, check_shape, open_mask
+from tfds_builders.mask_files import mask_file
 from tfds_builders.problems import Problem
 
 _BATCH = 20  # frames counted at once
@@ -29,12 +29,15 @@ class Scored:
     Attributes:
       result: None where a file has a problem. problems: of all files.
       sizes: (width, height) -> number of predictions. largest: value in any prediction of S4, MS3.
+      readings: how predictions were read -> the files: "0 and 1", "0 and 255", "scores" of S4 and
+        MS3 (not those that are empty); "class indices", "colours" of AVSS.
     """
 
     result: BinaryResult | SemanticResult | None
     problems: list[Problem]
     sizes: collections.Counter
     largest: int
+    readings: dict[str, list[tuple[Frame, Path]]]
 
 
 def score_masks(
@@ -49,22 +52,41 @@ def score_masks(
       one: value of a soft mask that stands for 1.
     """
     state = BinaryState.empty() if isinstance(reader, BinaryReader) else SemanticState.empty()
-    scored = Scored(None, [], collections.Counter(), 0)
+    scored = Scored(None, [], collections.Counter(), 0, collections.defaultdict(list))
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         progress = tqdm(total=len(predictions), desc="scoring", unit="frame", mininterval=1.0)
         for batch in _batches(list(predictions.items())):
             pairs = list(pool.map(lambda item: _read(*item, reader, one), batch))
             progress.update(len(batch))
-            for pair in pairs:
+            for item, pair in zip(batch, pairs, strict=True):
                 scored.problems += pair.problems
                 scored.sizes.update(pair.size)
+                if pair.reading:
+                    scored.readings[pair.reading].append(item)
                 scored.largest = max(scored.largest, pair.largest)
             if not scored.problems:  # else the files are only checked
                 state = state.merge(_state([frame for frame, _ in batch], pairs, reader))
         progress.close()
+    scored.problems += _of_two_kinds(scored.readings)
     if not scored.problems:
         scored.result = state.compute(protocol)
     return scored
+
+
+def _of_two_kinds(readings: Mapping[str, list[tuple[Frame, Path]]]) -> Iterator[Problem]:
+    """Masks of 0 and 1 beside others of 0 and 255: the fewer ones. Beside scores, a mask of 0 and
+    1 is one of low scores."""
+    ones, hard = readings.get("0 and 1", []), readings.get("0 and 255", [])
+    if not ones or not hard or "scores" in readings:
+        return
+    (fewer, name), (more, other) = sorted(
+        ((ones, "0 and 1"), (hard, "0 and 255")), key=lambda kind: len(kind[0])
+    )
+    for frame, path in fewer:
+        what = (
+            f"prediction: a mask of {name}, while {len(more)} others have {other}; save all alike"
+        )
+        yield Problem(frame.uid, str(path), what, "prediction")
 
 
 @dataclasses.dataclass
@@ -74,33 +96,43 @@ class _Pair:
     problems: list[Problem] = dataclasses.field(default_factory=list)
     size: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     largest: int = 0
+    reading: str = ""
 
 
 def _read(frame: Frame, path: Path, reader, one: int) -> _Pair:
     pair, shape = _Pair(), None
     try:
-        picture = open_mask(frame.truth)
+        picture, encoded = open_mask(frame.truth)
         shape = picture.size
-        pair.truth = reader.truth(picture)
+        pair.truth = reader.truth(mask_file(picture, encoded))
     except ValueError as error:
         pair.problems.append(Problem(frame.uid, str(frame.truth), f"truth: {error}", "truth"))
     try:
-        picture = open_mask(path)
-        _predict(picture, shape, reader, one, pair)
+        _predict(path, shape, reader, one, pair)
     except ValueError as error:
         what = f"prediction: {error}"
         pair.problems.append(Problem(frame.uid, str(path), what, "prediction"))
     return pair
 
 
-def _predict(picture: Image.Image, shape, reader, one: int, pair: _Pair) -> None:
+def _predict(path: Path, shape, reader, one: int, pair: _Pair) -> None:
+    picture, encoded = open_mask(path)
     pair.size = [picture.size]
     if shape is not None:
         check_shape(picture.size, shape)
-    values = reader.prediction(picture)
+    mask = mask_file(picture, encoded)
+    values = reader.prediction(mask)
     if isinstance(reader, BinaryReader):
         pair.largest = int(values.max())
+        if pair.largest:
+            hard = not ((values > 0) & (values < 255)).any()
+            pair.reading = "0 and 255" if hard else "scores"
+            if pair.largest == 1:
+                pair.reading = "0 and 1"
         values = reader.scores(values, one)
+    else:
+        of_indices = mask.grey is not None and mask.stored == "values"
+        pair.reading = "class indices" if of_indices else "colours"
     pair.prediction = values
 
 

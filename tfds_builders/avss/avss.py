@@ -15,12 +15,11 @@ from tfds_builders.classes import (
     SPLITS,
     START_6_VIDEOS,
     class_names_from_json,
-    colour_table,
 )
 from tfds_builders.clip_files import ClipConverter, ClipFiles
 from tfds_builders.features import SUBSETS
 from tfds_builders.folder_builder import FolderBuilder, require_clips
-from tfds_builders.pictures import colour_labels
+from tfds_builders.mask_files import coloured_truth
 from tfds_builders.tables import Table
 
 _COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")
@@ -106,7 +105,7 @@ class Avss(FolderBuilder):
 
     @functools.cached_property
     def _reader(self):
-        return functools.partial(colour_labels, table=colour_table(len(self._class_names)))
+        return functools.partial(coloured_truth, num_classes=len(self._class_names))
 
     def label_reader(self) -> ClipConverter:
         return ClipConverter(
