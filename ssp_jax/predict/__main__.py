@@ -38,7 +38,6 @@ examples:
       --checkpoint=weights/aavs_stage1,weights/aavs_stage2,weights/vggish
 texts.json, for networks that read texts, by names of files without their ending:
   {"concert": {"scene": "A man with a guitar on a stage.", "sounding": "guitar, man"}}"""
-_SHORT = 1.0  # seconds by which a video may end before its time without a word about it
 _LOG = logging.getLogger("ssp_jax.predict")  # also where this module is __main__
 
 
@@ -154,7 +153,9 @@ def _predict(
 ) -> None:
     path = video.path
     if not video.has_sound:
-        _LOG.warning("%s: has no sound track; to the network it is silent", path)
+        _LOG.warning("%s: %s; to the network it is silent", path, video.no_sound)
+    for line in video.choices:
+        _LOG.info("%s: %s", path, line)
     try:
         with whole_folder(folder) as temporary:
             writer = PredictionWriter(temporary, predictor.class_names)
@@ -162,7 +163,8 @@ def _predict(
                 for second in predictor.predict(video.clips(), texts):
                     writer.add(second)
                     bar.update()
-            _check_end(video)
+            for line in video.remarks():
+                _LOG.warning("%s: %s", path, line)
             facts = {
                 "video": path.name,
                 "size": video.size,
@@ -185,15 +187,6 @@ def _predict(
         print(f"  {name}: {shown}{' ...' if times[8:] else ''} s")
     if not found:
         print("  nothing in the pictures was found to sound")
-
-
-def _check_end(video: VideoReader) -> None:
-    if video.damaged:
-        _LOG.warning("%s: %d parts are damaged", video.path, video.damaged)
-    if video.claimed and video.end < video.claimed - _SHORT:
-        _LOG.warning(
-            "%s: its pictures end after %.1f s of %.1f s", video.path, video.end, video.claimed
-        )
 
 
 def _bar(title: str, total: int) -> tqdm:

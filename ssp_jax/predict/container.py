@@ -9,7 +9,7 @@ import av
 from ssp_jax.errors import UserError
 
 # What FFmpeg raises, and Python's own files where a damaged one sends FFmpeg to an absurd place.
-_DAMAGE = (av.FFmpegError, OSError, ValueError)
+DAMAGE = (av.FFmpegError, OSError, ValueError)
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     with file:
         try:
             container = av.open(file, options={"protocol_whitelist": "none"})
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise UserError(
                 f"{path}: cannot be read as a video ({reason(error)}); it is of another kind, "
                 "broken or cut off"
@@ -43,12 +43,12 @@ def decoded(container: av.container.InputContainer, stream) -> Iterator[list | N
             packet = next(packets)
         except StopIteration:
             return
-        except _DAMAGE:
+        except DAMAGE:
             yield None  # the file ends in the middle of something
             return
         try:
             frames = packet.decode()
-        except _DAMAGE:
+        except DAMAGE:
             frames = None
         yield frames
 

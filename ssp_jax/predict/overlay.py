@@ -17,7 +17,7 @@ from ssp_jax.data.transforms import LUMA
 from ssp_jax.errors import UserError
 from ssp_jax.predict.container import reason
 from ssp_jax.predict.predictor import Sounding
-from ssp_jax.predict.reading import VideoReader, upright
+from ssp_jax.predict.reading import VideoReader
 from ssp_jax.predict.sound import samples
 
 SIDES = (480, 1920)  # least and most of an overlay's longer side, pixels
@@ -135,7 +135,7 @@ def write_overlay(
       progress: called after each second.
 
     Raises:
-      UserError: FFmpeg cannot write it.
+      UserError: FFmpeg cannot write it; see also `VideoReader.upright`.
     """
     try:
         with av.open(path, "w") as container:
@@ -170,7 +170,7 @@ class _Encoder:
     """An overlay's file: pictures as they come, and the sound up to them."""
 
     def __init__(self, container: av.container.OutputContainer, video: VideoReader):
-        self._container, self.second = container, -1
+        self._container, self._source, self.second = container, video, -1
         self.size = overlay_size(*video.size)
         self._reformatter, self._marking = VideoReformatter(), None
         rate = fractions.Fraction(video.rate).limit_denominator(1001)
@@ -197,7 +197,7 @@ class _Encoder:
     def add(self, time: float, picture: av.VideoFrame) -> None:
         """The next picture, to be shown at `time`."""
         self._add_sound(time)
-        frame = self._marking.on(upright(picture, self._reformatter, self.size))
+        frame = self._marking.on(self._source.upright(picture, self._reformatter, self.size))
         shown = self._reformatter.reformat(
             av.VideoFrame.from_ndarray(frame, format="rgb24"),
             format="yuv420p",

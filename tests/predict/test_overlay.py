@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from made_videos import beeps, grey, onsets, write_video
 
+from ssp_jax.predict.orientation import upright
 from ssp_jax.predict.overlay import colour, draw, overlay_size, write_overlay
 from ssp_jax.predict.predictor import Sounding
-from ssp_jax.predict.reading import VideoReader, upright
+from ssp_jax.predict.reading import VideoReader
 from ssp_jax.predict.sound import samples
 
 
