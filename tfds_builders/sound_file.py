@@ -37,7 +37,8 @@ def read_waveform(path: Path) -> Int16[np.ndarray, " n"]:
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:
         raise ValueError(f"unreadable sound ({error}); expected a wav file") from error
     if not len(samples):
-        raise ValueError("empty sound: not a single sample")
+        size = path.stat().st_size
+        raise ValueError(f"empty sound: its header says 0 samples, the file holds {size} bytes")
     mono = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise ValueError("sound with values that are not finite")

@@ -17,6 +17,7 @@ from ssp_jax.errors import UserError
 from tfds_builders.sound_file import as_int16
 
 SECONDS = 10  # of a clip, at most
+_LOUDEST = 4.0  # of floats whose full scale is 1
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
@@ -68,22 +69,36 @@ def as_waveform(
       sound: floats in -1..1, or int16. rate: in Hz.
 
     Raises:
-      UserError: another type or shape, values that are not finite, or no rate.
+      UserError: another type or shape, channels before samples, values that are not finite or not
+        in -1..1, or no rate.
     """
     sound = np.asarray(sound)
     if sound.dtype != np.int16 and not np.issubdtype(sound.dtype, np.floating):
         raise UserError(f"sound: expected floats in -1..1 or int16, got {sound.dtype}")
     if sound.ndim not in (1, 2):
         raise UserError(f"sound: expected (n,) or (n, channels), got shape {sound.shape}")
+    if sound.ndim == 2 and sound.shape[1] > max(1, len(sound)):
+        raise UserError(
+            f"sound: expected (n,) or (n, channels), got shape {sound.shape}, which has channels "
+            "first, as torchaudio, librosa and PyAV give it: pass sound.T"
+        )
     if not rate > 0:
         raise UserError(f"sound: a rate of {rate} Hz; expected samples a second, as 44100")
     if sound.dtype == np.int16 and sound.ndim == 1 and rate == SAMPLE_RATE:
         return sound
     scale = 32768.0 if sound.dtype == np.int16 else 1.0
-    samples = sound.astype(np.float32) / scale
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        samples = sound.astype(np.float32) / scale
     mono = samples.mean(axis=1) if samples.ndim == 2 else samples
     if not np.isfinite(mono).all():
         raise UserError("sound: has values that are not finite")
+    loudest = np.abs(samples).max(initial=0.0)
+    # Decoded MP3 and AAC go a little beyond 1; 16-bit numbers as floats far beyond.
+    if loudest > _LOUDEST:
+        raise UserError(
+            f"sound: floats up to {loudest:.0f}; expected -1..1. Divide int16 samples by 32768, or "
+            "pass them as int16"
+        )
     return as_int16(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))
 
 

@@ -1,6 +1,7 @@
 """Trained stages as a function from frames with sound to masks with names."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
+from ssp_jax.data.log_mel import SAMPLE_RATE
 from ssp_jax.mask_prompts import soft_masks
 from ssp_jax.places import run_path
 from ssp_jax.predict.checkpoint import TrainedStage, stages_of_run, stages_of_weights
@@ -95,7 +97,8 @@ class Predictor:
 
         Args:
           frames: RGB, one a second, any size.
-          sound: from the first second's beginning, floats in -1..1 or int16; None is silence.
+          sound: from the first second's beginning, floats in -1..1 or int16; None is silence. A
+            warning says where it and the frames differ by a second or more.
           rate: its samples a second.
           texts: what is seen, and what may sound (method 4.4); for a model that reads them.
 
@@ -104,7 +107,17 @@ class Predictor:
         """
         frames = np.asarray(frames)
         check_frames(frames)
-        waveform = np.zeros(0, np.int16) if sound is None else as_waveform(sound, rate)
+        waveform = np.zeros(0, np.int16)
+        if sound is not None:
+            waveform = as_waveform(sound, rate)
+            length = len(waveform) / SAMPLE_RATE
+            if abs(length - len(frames)) >= 1:
+                warnings.warn(
+                    f"{len(frames)} frames, one a second, and {length:.1f} s of sound (at {rate} "
+                    "Hz); what lacks is silent, what is over is not heard. Is there one frame a "
+                    "second, and is the rate that of the sound?",
+                    stacklevel=2,
+                )
         return list(self.predict(cut(frames, waveform), texts))
 
     def predict(

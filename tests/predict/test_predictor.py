@@ -108,7 +108,8 @@ def test_one_stage_alone_tells_where_it_sounds(trained, tmp_path):
     frames, _, _ = native("v1m")
     # More seconds than a clip has, another rate, and sound that ends early.
     many = np.concatenate([frames] * 3)[:13, :50, :70]
-    seconds = predictor(many, beeps(0.5, 3.0, seconds=9.0).T, 44_100)
+    with pytest.warns(UserWarning, match=r"13 frames, one a second, and 9\.0 s of sound"):
+        seconds = predictor(many, beeps(0.5, 3.0, seconds=9.0).T, 44_100)
     assert [one.labels.shape for one in seconds] == [(50, 70)] * 13
     assert set(np.unique([one.labels for one in seconds])) <= {0, 1}
     silent = predictor(many[:2])

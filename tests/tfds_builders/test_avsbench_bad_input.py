@@ -121,7 +121,7 @@ def test_unknown_colour_is_named_and_becomes_background_on_request(avss):
 @pytest.mark.parametrize(
     ("samples", "words"),
     [
-        (np.zeros(0, np.int16), "empty sound"),
+        (np.zeros(0, np.int16), "empty sound: its header says 0 samples, the file holds "),
         (np.zeros(15_599, np.int16), "15599 samples at 16 kHz, expected at least 15600"),
         (np.full(80_000, np.nan, np.float32), "not finite"),
     ],
