@@ -256,12 +256,12 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
         converted = KINDS[kind](arrays, *sizes)
         if source.config is not None and kind in _WITH_CONFIG:
             infer.check_config(source.config, converted.model, str(source.config_path))
-    except (UserError, ValueError):
+    except (UserError, ValueError) as error:
         # ValueError: the sizes told by the weights are none that the model can have.
         known = kind_of(list(source.arrays))
-        if known not in (None, kind):
-            error = f"the names in it are those of {known}: use --source={known}"
-        raise UserError(f"{path}, read as {kind}: {error}") from None
+        other = known not in (None, kind)
+        said = f"the names in it are those of {known}: use --source={known}" if other else error
+        raise UserError(f"{path}, read as {kind}: {said}") from error
     facts = {
         "source": kind,
         "files": source.facts(),
