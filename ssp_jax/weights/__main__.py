@@ -18,7 +18,7 @@ KIND           what --path is
 mask2former    Hugging Face Mask2Former with a Swin backbone, e.g. the files of
                facebook/mask2former-swin-base-ade-semantic: a folder, or a .safetensors,
                .safetensors.index.json or pytorch_model.bin file
-aavs           a checkpoint of AAVS (Stepping Stones), stage 1 or 2: .pth or .safetensors
+aavs           a checkpoint of AAVS (Stepping Stones), stage 1 or 2: .pth, .ckpt or .safetensors
 swin           Hugging Face Swin, e.g. microsoft/swin-base-patch4-window12-384-in22k
 swin-original  Microsoft's own files, e.g. swin_base_patch4_window12_384_22k.pth
 vggish         vggish-10086976.pth of harritaylor/torchvggish
@@ -112,6 +112,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"left out, as AAVS's files do: {left_out}")
         return 0
     facts = import_weights(arguments.source, arguments.path, arguments.out)
+    for note in facts["notes"]:
+        print(note)
     millions = {name: f"{count / 1e6:.1f} M" for name, count in facts["parameters"].items()}
     total = sum(facts["parameters"].values()) / 1e6
     print(f"{arguments.out}: {total:.1f} M parameters: {_listed(millions)}")

@@ -8,6 +8,7 @@ unused.safetensors   perhaps: arrays of the source, under its names, that the mo
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -193,15 +194,32 @@ def _check_sum(folder: str | os.PathLike, name: str) -> None:
 
 
 def read_safetensors(
-    path: Path, wanted: Callable[[str], bool] = lambda name: True
+    path: Path,
+    choose: Callable[[list[str]], Mapping[str, str]] = lambda names: {n: n for n in names},
 ) -> dict[str, np.ndarray]:
-    """All arrays of a file with a wanted name; half precisions (no rounding in that) as float32.
+    """All chosen arrays of a file; half precisions (no rounding in that) as float32.
+
+    Args:
+      choose: from the names in the file, those to read and the names to give them.
 
     Raises:
-      UserError: missing, truncated, or not a safetensors file.
+      UserError: missing, truncated, not a safetensors file, or with numbers of 8 bits or less.
     """
     with _opened(path) as file:
-        return {name: widened(file.get_tensor(name)) for name in filter(wanted, file.keys())}
+        chosen = choose(list(file.keys()))
+        for name in chosen:
+            kind = "" if is_remote(path) else file.get_slice(name).get_dtype()
+            if re.fullmatch(r"F[468](_.*)?", kind):
+                raise UserError(f"{path}: {name} {quantised(kind)}")
+        return {new: widened(file.get_tensor(name)) for name, new in chosen.items()}
+
+
+def quantised(kind: str) -> str:
+    """Say that an array's numbers are of a quantised kind, and what to take instead."""
+    return (
+        f"holds quantised numbers ({kind}), which mean nothing without the scales of the code that "
+        "made them. Use the same weights in float32, float16 or bfloat16"
+    )
 
 
 class _Loaded(dict):

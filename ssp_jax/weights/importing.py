@@ -18,8 +18,10 @@ from ssp_jax.weights import (
     vggish,
 )
 from ssp_jax.weights.folder import check_new, save_weights
+from ssp_jax.weights.formats import TENSORFLOW
+from ssp_jax.weights.names import kind_of
 from ssp_jax.weights.rules import Arrays, is_one_of, to_params
-from ssp_jax.weights.sources import TENSORFLOW, Source
+from ssp_jax.weights.sources import Source
 
 NETWORK = "network/"
 
@@ -233,7 +235,7 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
       (arguments of `SSP`, or of a model of its own, that the weights tell), 'stage' (AAVS's, else
       None), 'parameters' (their number by module), 'missing' (parts of the model that the source
       has not), 'ignored' (names in the source that were left out, and why), 'kept' (names in
-      unused.safetensors).
+      unused.safetensors), 'notes' (what was decided in reading, a line each).
 
     Raises:
       UserError: `out` exists, or the source is missing, damaged or not of this kind. Nothing is
@@ -245,13 +247,21 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
     skip = _SKIPPED.get(kind, {})
     source = Source(path, skip)
     try:
+        arrays = source.arrays
+        if kind in _WITH_CONFIG:
+            arrays, renamed = swin.older_names(arrays)
+            if renamed:
+                source.notes.append(f"{renamed} names are those of transformers 5's modules")
         sizes = (source.config,) if kind in _SIZED_BY_CONFIG else ()
-        converted = KINDS[kind](source.arrays, *sizes)
+        converted = KINDS[kind](arrays, *sizes)
         if source.config is not None and kind in _WITH_CONFIG:
             infer.check_config(source.config, converted.model, str(source.config_path))
     except (UserError, ValueError) as error:
         # ValueError: the sizes told by the weights are none that the model can have.
-        raise UserError(f"{path}, read as {kind}: {error}") from error
+        known = kind_of(list(source.arrays))
+        other = known not in (None, kind)
+        said = f"the names in it are those of {known}: use --source={known}" if other else error
+        raise UserError(f"{path}, read as {kind}: {said}") from error
     facts = {
         "source": kind,
         "files": source.facts(),
@@ -262,6 +272,7 @@ def import_weights(kind: str, path: str | Path, out: str | Path) -> dict[str, An
         "ignored": converted.ignored
         | {f"{name}*": reason for name, reason in skip.items() if name in source.skipped},
         "kept": sorted(converted.unused),
+        "notes": source.notes,
     }
     arrays = {converted.root + name: value for name, value in converted.params.items()}
     save_weights(out, arrays, facts, converted.unused)

@@ -1,10 +1,12 @@
 """Names of Swin's weights: Hugging Face's and those of Microsoft's own files."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from ssp_jax.errors import UserError
 from ssp_jax.models.swin import Swin
-from ssp_jax.weights.rules import LINEAR, PATCHES, Rule, Share, affine, norm
+from ssp_jax.weights.rules import LINEAR, PATCHES, Arrays, Rule, Share, affine, norm
 from ssp_jax.weights.shapes import param_shapes
 
 STAGES = 4
@@ -65,6 +67,35 @@ def adapter_rules(prefix: str) -> tuple[Rule, ...]:
         *adapter(block + "attention.output.swin_adapt_1", to_block + "attention_adapter"),
         *adapter(block + "output.swin_adapt_3", to_block + "mlp_adapter"),
     )
+
+
+# transformers 5 calls its modules otherwise than the files that its save_pretrained writes; whoever
+# saves a state dict himself has the modules' names.
+_OF_MODULES = {
+    **{f"attention.{n[0]}_proj.": f"attention.self.{n}." for n in ("query", "key", "value")},
+    "attention.relative_position_bias.": "attention.self.",
+    "attention.o_proj.": "attention.output.dense.",
+    "mlp.fc1.": "intermediate.dense.",
+    "mlp.fc2.": "output.dense.",
+}
+_OF_MODULE = re.compile(
+    r"(.*encoder\.layers\.\d+\.blocks\.\d+\.)(" + "|".join(map(re.escape, _OF_MODULES)) + ")(.*)"
+)
+_IN_BACKBONE = re.compile(r"(model\.pixel_level_module\.encoder\.)swin\.(embeddings|encoder)(\..*)")
+
+
+def older_names(state: Arrays) -> tuple[Arrays, int]:
+    """The arrays by the names in files, and how many had the names of transformers 5's modules."""
+    if not any(map(_OF_MODULE.fullmatch, state)):
+        return state, 0
+    renamed = {}
+    for name, value in state.items():
+        found = _OF_MODULE.fullmatch(name)
+        name = f"{found[1]}{_OF_MODULES[found[2]]}{found[3]}" if found else name
+        renamed[_IN_BACKBONE.sub(r"\1\2\3", name)] = value
+    if len(renamed) < len(state):
+        raise UserError("some names are there both as transformers 4 and as 5 has them")
+    return renamed, len(state.keys() - renamed.keys())
 
 
 POSITION_INDEX = "encoder.layers.{0}.blocks.{1}.attention.self.relative_position_index"

@@ -6,7 +6,9 @@ import pickle
 import pytest
 from weight_files import STATES, assert_same_arrays, released, swin_state, write
 
+from ssp_jax.errors import UserError
 from ssp_jax.weights.folder import load_weights
+from ssp_jax.weights.sources import Source
 
 torch = pytest.importorskip("torch")
 
@@ -85,6 +87,31 @@ def test_damaged_and_other_content(refused, tmp_path):
         assert "expected named arrays" in refused_import()
     torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, path)
     assert str(path) in refused_import()
+
+
+def test_states_beside_other_things(tmp_path):
+    state, other = tensors(swin_state()), {"a": torch.zeros(2)}
+    contents = (
+        ({"epoch": 3, "net": state}, "'net'"),
+        ({"state_dict": state, "optimizer": {"state": {}}}, "'state_dict'"),
+        (
+            {"model": state, "model_ema": other},
+            "not the averages beside it in 'model_ema'",
+        ),
+        ({"model_ema": state, "epoch": 1}, "'model_ema'"),
+    )
+    for content, note in contents:
+        torch.save(content, tmp_path / "best.ckpt")
+        source = Source(tmp_path / "best.ckpt")
+        assert_same_arrays(source.arrays, {k: v.numpy() for k, v in state.items()})
+        assert source.notes[0] == "best.ckpt: read as a file of PyTorch, by its first bytes"
+        assert source.notes[1].endswith(note)
+    torch.save({"model": state, "net": other}, tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match="under just one of"):
+        Source(tmp_path / "best.ckpt")
+    torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "eight.pth")
+    with pytest.raises(UserError, match="a holds quantised numbers"):
+        Source(tmp_path / "eight.pth")
 
 
 def test_half_precision(command, tmp_path):
