@@ -55,7 +55,8 @@ def format_of(path: Path) -> str:
             )
         return TORCH
     named = SUFFIXES.get(path.suffix)
-    if named is None and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF) if head else False):
+    is_map = head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))  # of MessagePack
+    if named is None and is_map:
         return FLAX
     if named is None and (path.suffix in _TENSORFLOW_SUFFIXES or ".data-" in path.name):
         raise UserError(f"{path}: {TENSORFLOW}")
@@ -105,17 +106,8 @@ def _zipped(path: Path) -> str:
 
 def not_there(path: Path) -> str:
     """Say that a path is not there, and what to do where it is the name of a model on the hub."""
-    name = str(path)
-    if (
-        path.is_absolute()
-        or not _HUB_NAME.fullmatch(name)
-        or path.suffix
-        in (
-            *SUFFIXES,
-            *BOTH_SUFFIXES,
-            *_TENSORFLOW_SUFFIXES,
-        )
-    ):
+    name, known = str(path), (*SUFFIXES, *BOTH_SUFFIXES, *_TENSORFLOW_SUFFIXES)
+    if path.is_absolute() or path.suffix in known or not _HUB_NAME.fullmatch(name):
         return f"{path}: no such file or folder"
     folder = path.name
     return (
