@@ -76,13 +76,13 @@ _LOG_LINES = 25
 
 
 def command(name: str, folder: Path, seconds: float) -> list[str]:
-    """What runs a part in a process of its own."""
+    """Return what runs a part in a process of its own."""
     words = [f"--part={name}", f"--inside={folder}", f"--seconds={seconds}"]
     return [sys.executable, "-m", "benchmarks.accelerator", *words, f"--tiny={_TINY.value}"]
 
 
 def environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Of all parts: they share compiled programs, and the CPU stays beside the accelerator."""
+    """Return the variables of all parts: one compile cache, and the CPU beside the device."""
     changed = dict(given)
     platforms = changed.get("JAX_PLATFORMS", "")
     if platforms and "cpu" not in platforms.split(","):

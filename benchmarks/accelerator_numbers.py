@@ -113,7 +113,7 @@ class Network:
 
 
 def differences(ours: tuple, expected: tuple) -> dict[str, Any]:
-    """As `Limits` has them, and `modules`: the gradients' by the first two names of their path."""
+    """Return what `Limits` has, and `modules`: the gradients' by their path's first two names."""
     (scores, losses, grads), (right, true_losses, true_grads) = ours, expected
     whole = abs(true_losses["loss"])
     modules: dict[str, list[str]] = {}

@@ -37,7 +37,7 @@ class Findings:
         self._write(note=text)
 
     def fact(self, **facts: Any) -> None:
-        """What the command has to know of this part."""
+        """Return what the command has to know of this part."""
         self._write(facts=facts)
 
     def not_run(self, why: str) -> None:

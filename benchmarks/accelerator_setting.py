@@ -46,6 +46,6 @@ class Setting:
 
 
 def computed_on(device: jax.Device, call: Callable, *inputs: Any) -> Any:
-    """What `call` gives, as compiled for this device and on it, as host arrays."""
+    """Return what `call` gives, as compiled for this device and on it, as host arrays."""
     with jax.default_device(device):  # for what is made within
         return jax.device_get(jax.jit(call)(*jax.device_put(inputs, device)))

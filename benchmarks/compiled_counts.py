@@ -85,7 +85,7 @@ def lookups(program: Program, made: Instruction) -> Iterator[Lookup]:
 
 
 def estimated_cycles(made: Instruction) -> int | None:
-    """What a TPU's compiler says, where it does."""
+    """Return what a TPU's compiler says, where it does."""
     found = made.attribute(r'estimated_cycles":"?(\d+)')
     return int(found) if found else None
 

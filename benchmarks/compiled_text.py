@@ -210,7 +210,7 @@ class Program:
         return [array for name in made.operands for array in self.arrays_of(made, name)]
 
     def places(self, made: Instruction) -> tuple[str, ...]:
-        """Where in the project the formula stands: ('train_step: loss_of', ..., 'linear:
+        """Return where in the project the formula stands: ('train_step: loss_of', ..., 'linear:
         Linear.__call__') from the outermost to the innermost; empty where no line of ours is.
 
         Of an instruction that says nothing the places are those of what it fuses, else of what it

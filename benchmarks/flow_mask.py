@@ -107,7 +107,7 @@ def _milliseconds(clips: list[Clip], estimate: PairFlow) -> float:
 
 
 def _moving(clips: list[Clip], flows: Flows) -> list[np.ndarray]:
-    """Where objects move, per frame at the size of the clip's flow."""
+    """Return where objects move, per frame at the size of the clip's flow."""
     return [
         np.stack(
             [

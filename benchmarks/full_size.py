@@ -189,7 +189,7 @@ def _network_maker(
     remat: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> Callable[[nnx.Rngs], TrainedNetwork]:
-    """What makes the network of a stage of the config."""
+    """Return what makes the network of a stage of the config."""
     stage = config[name]
 
     def make_model(rngs: nnx.Rngs) -> TrainedNetwork:

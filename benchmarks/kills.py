@@ -296,7 +296,7 @@ def _metrics(run: Run, stage: str) -> list[dict]:
 
 
 def _contents(folder: Path, pattern: str) -> dict[str, bytes | list[bytes]]:
-    """What files hold, by name; of a shard the records.
+    """Return what files hold, by name; of a shard the records.
 
     A store of masks is named by a hash of what they were made of, the dates of the data's files
     included, which differ where two runs prepared their own: it does not count, nor does the last

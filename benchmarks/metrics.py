@@ -132,7 +132,7 @@ def _numpy_binary(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.nda
 def _time_numpy(
     score_frame: Callable[..., tuple[Any, Any]], make: MakeBatch, num_frames: int, what: str
 ) -> tuple[list[tuple[Any, Any]], float]:
-    """What each of the first frames scores, and seconds for them."""
+    """Return what each of the first frames scores, and seconds for them."""
     frames, seconds = [], 0.0
     for pred, target, valid, *_ in _stream(make, num_frames, what):
         start = time.perf_counter()

@@ -151,7 +151,7 @@ def _row_scores(
 
 
 def _other_tables(workdir: Path, tables: Sequence[str]) -> dict:
-    """What earlier calls wrote of the tables that this one does not make."""
+    """Return what earlier calls wrote of the tables that this one does not make."""
     path = workdir / "ablation.json"
     if not path.exists():
         return {}

@@ -105,7 +105,7 @@ class AVBatch:
 
 
 def normalised_frames(frames: UInt8[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
-    """As float32 with ImageNet mean and deviation (method 3.5)."""
+    """Convert to float32 with ImageNet mean and deviation (method 3.5)."""
     scaled = frames.astype(jnp.float32) / 255.0
     mean, deviation = (jnp.array(x)[None, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
     return (scaled - mean) / deviation

@@ -28,14 +28,14 @@ class Damaged(Exception):
 
 
 def open_manager(folder: Path, name: str, **options) -> ocp.CheckpointManager:
-    """Of checkpoints whose arrays have this name; options of `CheckpointManagerOptions`."""
+    """Open checkpoints whose arrays have this name; options of `CheckpointManagerOptions`."""
     handlers = {name: ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(**options)
     return ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
 
 
 def items(name: str, tree: Any, facts: Mapping[str, Any]) -> ocp.args.Composite:
-    """What to save of the arrays, under this name, and of further JSON facts."""
+    """Return what to save of the arrays, under this name, and of further JSON facts."""
     data = seal({**facts, _LIST: _listed(tree, array_checksums(tree))})
     return ocp.args.Composite(
         **{name: ocp.args.StandardSave(tree), "data": ocp.args.JsonSave(data)}
@@ -99,7 +99,7 @@ def stored_shapes(
 
 
 def read_facts(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """What was saved beside the arrays; nothing for best parameters of older code.
+    """Return what was saved beside the arrays; nothing for best parameters of older code.
 
     Raises:
       Damaged: it is not as it was written.
@@ -122,7 +122,7 @@ def shown(names: Iterable[str], at_most: int = 5) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short; its kind where it says nothing."""
+    """Return what an error says, short; its kind where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 

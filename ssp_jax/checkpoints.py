@@ -88,7 +88,7 @@ class Checkpoints:
         return self._last.latest_step()
 
     def finished(self, step: int) -> bool:
-        """Whether the last checkpoint is of this step, and was evaluated."""
+        """Tell whether the last checkpoint is of this step, and was evaluated."""
         if self.latest_step() != step:
             return False
         try:
@@ -271,7 +271,7 @@ def read_best(folder: Path) -> dict[str, np.ndarray]:
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a state was saved below a stage's `checkpoints` folder."""
+    """Tell whether a state was saved below a stage's `checkpoints` folder."""
     last = folder / "last"
     return last.is_dir() and any(path.name.isdecimal() for path in last.iterdir())
 

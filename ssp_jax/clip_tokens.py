@@ -49,7 +49,7 @@ class ClipTokenStore(SourceStore):
     shape: tuple[int, int, int]
 
     def read(self, clip: int) -> Float[np.ndarray, "A g g E"]:
-        """Of the annotated frames of a clip, float16: the patches after the last layer.
+        """Read the tokens of the annotated frames of a clip, float16: the patches after the last layer.
 
         Raises:
           IndexError, UserError: see `SourceStore.read_record`.
@@ -58,7 +58,7 @@ class ClipTokenStore(SourceStore):
 
 
 def clip_facts(weights: Path) -> dict[str, Any]:
-    """What the tokens depend on besides the frames: 'format', 'weights' (SHA-256), 'model'.
+    """Return what the tokens depend on besides the frames: 'format', 'weights' (SHA-256), 'model'.
 
     Raises:
       UserError: not a weight folder of CLIP's image encoder.
@@ -117,7 +117,7 @@ def add_clip_tokens(
 
 
 def lacking_clip_tokens(source: ClipSource, weights: Path) -> int:
-    """Of how many clips `add_clip_tokens` would compute the tokens."""
+    """Count the clips of which `add_clip_tokens` would compute the tokens."""
     facts = clip_facts(weights)
     return _records(facts).lacking(source, facts)
 

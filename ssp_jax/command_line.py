@@ -169,7 +169,7 @@ def start_processes(*given: str | int | None) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """What is left of the command line; a mistake in it becomes one line and exit status 1."""
+    """Return the words that are no flags; a mistake becomes one line and exit status 1."""
     try:
         words, changes = split_overrides(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
         rest = flags.FLAGS(_with_config_found(words))

@@ -274,7 +274,7 @@ AAVS_SEMANTIC_STAGE = AAVS_STAGE | {
 
 
 def model_overrides(config: ConfigDict) -> dict:
-    """What `config.model` gives in place of its size's own, as arguments of `SSP`."""
+    """Return what `config.model` gives in place of its size's own, as arguments of `SSP`."""
     return {k: v for k, v in config.model.items() if k != "size" and v is not None}
 
 

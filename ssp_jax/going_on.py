@@ -48,7 +48,7 @@ def refused(differing: Differences, known: set[str]) -> Differences:
 
 
 def _same_paths(one: Any, other: Any) -> bool:
-    """Whether two values, perhaps several paths with commas between, name the same files."""
+    """Tell whether two values, perhaps several paths with commas between, name the same files."""
     if not isinstance(one, str) or not isinstance(other, str):
         return False
     return [_resolved(word) for word in one.split(",")] == [
@@ -123,7 +123,7 @@ def _why_not(old: ConfigDict, new: ConfigDict, name: str, workdir: Path) -> str:
 
 
 def _goes_on(before: PhasePlan, after: PhasePlan) -> bool:
-    """Whether a phase is the same up to the end that it had."""
+    """Tell whether a phase is the same up to the end that it had."""
     same = before.start == after.start and _json(before.optim) == _json(after.optim)
     if not same or before.end == after.end:
         return same

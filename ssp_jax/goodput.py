@@ -48,7 +48,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
-        """What is done within belongs to no stage's training."""
+        """Leave what is done within out of every stage's training."""
         before = time.monotonic()
         try:
             yield

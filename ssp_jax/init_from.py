@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a stage's folder has parameters: checkpoints, or weights of `ssp_jax.hub`."""
+    """Tell whether a stage's folder has parameters: checkpoints, or weights of `ssp_jax.hub`."""
     return (folder / "checkpoints").is_dir() or is_weight_folder(folder)
 
 
@@ -70,7 +70,7 @@ def starting_weights(config: ConfigDict, name: str) -> str:
 def given_params(
     config: ConfigDict, name: str, folder: Path, states: StateMaker, key: jax.Array
 ) -> dict | None:
-    """What `config.<name>.init_from` names, see `initial_params`; None where it names nothing.
+    """Load what `config.<name>.init_from` names, see `initial_params`; None where it is empty.
 
     Args:
       folder: of the stage `name`; other stages are beside it.

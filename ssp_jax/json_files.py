@@ -46,7 +46,7 @@ def seal(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_sealed(facts: Mapping[str, Any]) -> bool:
-    """Whether the object is as `seal` left it."""
+    """Tell whether the object is as `seal` left it."""
     return facts.get(_SEAL) == _digest({k: v for k, v in facts.items() if k != _SEAL})
 
 
@@ -74,7 +74,7 @@ def read_object(path: Path, remedy: str = "") -> dict[str, Any]:
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """What `write_sealed` wrote, or any object without a checksum, as older code wrote them.
+    """Return what `write_sealed` wrote, or any object without a checksum, as older code wrote them.
 
     Raises:
       UserError: see `read_object`; it is not as it was written.
@@ -96,7 +96,7 @@ def with_tuples(value: Any) -> Any:
 
 
 def _has_other_seal(facts: Mapping[str, Any]) -> bool:
-    """Whether the checksum is there under another name: it is the name that is damaged."""
+    """Tell whether the checksum is there under another name: it is the name that is damaged."""
     digests = [key for key, value in facts.items() if isinstance(value, str) and len(value) == 64]
     return any(facts[key] == _digest({k: facts[k] for k in facts if k != key}) for key in digests)
 

@@ -56,7 +56,7 @@ class FeatureStore(SourceStore):
     starts: tuple[int, ...]
 
     def read(self, clip: int, second: int) -> list[Float[np.ndarray, "h w C"]]:
-        """Of one annotated frame: maps of strides 4, 8, 16, 32.
+        """Read the maps of one annotated frame: strides 4, 8, 16, 32.
 
         Raises:
           IndexError: no such clip, or the frame is not annotated.

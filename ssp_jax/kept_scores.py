@@ -219,7 +219,7 @@ def count(
 
 
 def _agreed(due: bool) -> bool:
-    """What process 0 says: all have to save the same batches."""
+    """Return what process 0 says: all have to save the same batches."""
     if jax.process_count() == 1:
         return due
     return bool(multihost_utils.broadcast_one_to_all(np.array(due)))

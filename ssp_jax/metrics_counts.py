@@ -20,7 +20,7 @@ from ssp_jax.processes import gather_rows
 def joint_histogram(
     rows: Integer[Array, "N P"], columns: Integer[Array, "N P"], num_rows: int, num_columns: int
 ) -> Int[Array, "N {num_rows} {num_columns}"]:
-    """How often each (row, column) pair occurs among the P pixels of each frame, int32.
+    """Count how often each (row, column) pair occurs among the P pixels of each frame, int32.
 
     Pixels with an index outside 0..num_rows-1 or 0..num_columns-1 are not counted. P up to 2^24.
     A TPU adds at computed addresses one by one, so it multiplies one-hot matrices instead.

@@ -28,7 +28,7 @@ def numbers_of(scalars: Mapping[str, float]) -> dict[str, float]:
 
 
 def bad_parts(scalars: Mapping[str, float]) -> list[str]:
-    """What of a step was not finite: 'loss/mask', 'gradient of network/encoder', ..."""
+    """Return what of a step was not finite: 'loss/mask', 'gradient of network/encoder', ..."""
     losses = [name for name, value in numbers_of(scalars).items() if not math.isfinite(value)]
     flags = [n.removeprefix(_PREFIX) for n, bad in scalars.items() if n.startswith(_PREFIX) and bad]
     return losses + [flag.replace("/", " of ", 1) for flag in flags]
@@ -50,7 +50,7 @@ class Dump:
     def write(
         self, step: int, scalars: Mapping[str, float], batch: AVBatch, params: dict
     ) -> tuple[Path, list[str], str]:
-        """Of one step, by all processes.
+        """Write the dump of one step, by all processes.
 
         Args:
           batch: this process's share, host arrays. params: before the step, on the devices.

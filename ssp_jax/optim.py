@@ -52,7 +52,7 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def ends_late(config: ConfigDict, steps: int) -> bool:
-    """Whether the rates of a training's steps depend on how many there are.
+    """Tell whether the rates of a training's steps depend on how many there are.
 
     Not so where they are constant from a warm-up on that is over before the last step.
     """

@@ -52,7 +52,7 @@ BERT_RATES = {
 
 
 def reads_texts(config: ConfigDict, stage: str) -> bool:
-    """Whether the stage's network has VTA; that of `objects` never does."""
+    """Tell whether the stage's network has VTA; that of `objects` never does."""
     return (config.model.vta or "none") != "none" and stage != "objects"
 
 

@@ -10,7 +10,7 @@ from ssp_jax.other_logs import hush_others
 
 
 def command_parser(module: str, about: str | None, examples: str = "") -> argparse.ArgumentParser:
-    """Of `python -m <module>`; texts are shown as they stand, and no flag may be cut short."""
+    """Make the parser of `python -m <module>`; texts are shown as written, no flag is cut short."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=about,

@@ -97,7 +97,7 @@ def listen() -> None:
 
 
 def asked() -> bool:
-    """Whether to save and stop now; of several processes all get one answer.
+    """Tell whether to save and stop now; of several processes all get one answer.
 
     They have to ask equally often.
     """
@@ -120,7 +120,7 @@ def until_asked(items: Iterable[_Item]) -> Iterator[_Item]:
 
 
 def came(within: float = 0.0) -> bool:
-    """Whether a signal came to this run, or comes within so many seconds."""
+    """Tell whether a signal came to this run, or comes within so many seconds."""
     end = time.monotonic() + within
     while not (known := _notice.number is not None or _heard_by_jax()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -193,7 +193,7 @@ def alone() -> Iterator[None]:
 
 
 def _several() -> bool:
-    """Whether the run has several processes, and they have found each other."""
+    """Tell whether the run has several processes, and they have found each other."""
     state = distributed.global_state
     return state.preemption_sync_manager is not None and state.num_processes > 1
 
@@ -237,7 +237,7 @@ def _on_signal(number: int, frame) -> None:
 
 
 def _heard_by_jax() -> bool:
-    """Whether a SIGTERM came to any of the run's processes."""
+    """Tell whether a SIGTERM came to any of the run's processes."""
     try:
         return _several() and bool(distributed.global_state.client.key_value_try_get(_NOTICE_KEY))
     except jax.errors.JaxRuntimeError:  # no such key

@@ -84,12 +84,12 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes and speaks for all."""
+    """Tell whether this is process 0, which writes and speaks for all."""
     return jax.process_index() == 0
 
 
 def in_turn(make: Callable[[], _Value]) -> _Value:
-    """What `make` gives: process 0 makes it first, so that the others find its files.
+    """Return what `make` gives: process 0 makes it first, so that the others find its files.
 
     Raises:
       UserError: that of `make`; in the processes where it went well, that it failed in another.
@@ -114,7 +114,7 @@ def in_turn(make: Callable[[], _Value]) -> _Value:
 
 
 def _ends(error: BaseException | None) -> set[type]:
-    """How the turn ended in each of the processes, once it has in all."""
+    """Return how the turn ended in each of the processes, once it has in all."""
     kinds = (type(None), UserError, preemption.Preempted)
     number = next(n for n, kind in enumerate(kinds) if isinstance(error, kind))
     # JAX's own barrier is a computation on the devices, which are not to be kept waiting for hours.

@@ -145,7 +145,7 @@ def keep_compiled(workdir: Path) -> None:
 
 
 def keep_stage_facts(workdir: Path, stages: dict[str, Stage]) -> None:
-    """What it takes to predict with these stages where their data are not, see `run_facts`."""
+    """Keep what it takes to predict with these stages where their data are not, see `run_facts`."""
     reads_texts = [stage for stage in stages.values() if stage.reads_texts]
     tokeniser = reads_texts[0].companions.tokeniser if reads_texts else None
     keep_facts(workdir, next(iter(stages.values())).data, tokeniser)

@@ -80,12 +80,12 @@ def asked_sounds(stage: Stage, words: str) -> list[str]:
 
 
 def masks_folder(stage: Stage, name: str) -> Path:
-    """Where the predicted masks of a test set are saved."""
+    """Return where the predicted masks of a test set are saved."""
     return stage.folder / "masks" / name
 
 
 def picture_path(stage: Stage, name: str) -> Path:
-    """Where the picture of a test set is saved."""
+    """Return where the picture of a test set is saved."""
     return stage.folder / f"{name}.png"
 
 

@@ -218,7 +218,7 @@ class Stage:
         return put_batch(self.mesh, batch)
 
     def reads(self) -> dict:
-        """Of the config what decides on the inputs of a prediction, besides frames and sounds."""
+        """Return what of the config decides on a prediction's inputs, besides frames and sounds."""
         prompt, config = self.stage.prompt, self.config
         reads = {"source": prompt.source, "premask": prompt.premask}
         if self.flow_used:
@@ -230,7 +230,7 @@ class Stage:
         return reads
 
     def beside(self, words: str, sounds: Sequence[str]) -> Beside:
-        """What lies beside the clips of 'benchmark:split' words, what stage 1 predicts by each of
+        """Open what lies beside clips of 'benchmark:split' words, what stage 1 predicts by each of
         these sounds included; made where it is not there yet."""
         by_stage1 = self.stage.prompt.source == "stage1"
         return Beside(

@@ -233,5 +233,5 @@ def _best(stage: Stage, checkpoints: Checkpoints, params: dict) -> dict:
 
 
 def _selected_by(values: dict[str, float]) -> float:
-    """What the best parameters have most of: the mean of all mIoU and F-scores."""
+    """Return what the best parameters have most of: the mean of all mIoU and F-scores."""
     return float(np.mean([value for name, value in values.items() if "activated" not in name]))

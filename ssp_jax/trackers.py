@@ -99,7 +99,7 @@ class TensorBoard:
     """Events in the stage's folder `events`."""
 
     def __init__(self, config: ConfigDict, folder: Path, resume_step: int):
-        """What an earlier start told of `resume_step` and later ones will be shown no more."""
+        """Hide what an earlier start told of `resume_step` and later steps."""
         del config
         self._events = SummaryWriter(str(folder / "events"), purge_step=resume_step)
 

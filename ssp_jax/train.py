@@ -159,7 +159,7 @@ class Loop:
         return state
 
     def _time_to_save(self, step: int, saved_at: float) -> bool:
-        """Whether `save_every` is over; of several processes all get the answer of the first."""
+        """Tell if `save_every` is over; of several processes all get the answer of the first."""
         late = 0 < self.save_every <= time.monotonic() - saved_at
         if jax.process_count() == 1:
             return late
@@ -254,7 +254,7 @@ class Loop:
 
 
 def _is_under_way(scalars: dict[str, jax.Array] | None) -> bool:
-    """Whether the devices still compute the step that gives these."""
+    """Tell whether the devices still compute the step that gives these."""
     return scalars is not None and not scalars["applied"].is_ready()
 
 

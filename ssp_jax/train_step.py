@@ -116,7 +116,7 @@ class Loss:
         key: jax.Array,
         totals: Totals | None,
     ) -> tuple[Array, dict[str, Array]]:
-        """What the network's predictions cost."""
+        """Return what the network's predictions cost."""
         fold = jax.vmap(jax.random.fold_in, (None, 0)), jax.vmap(jax.random.fold_in)
         loss, parts = set_criterion(
             predictions,
@@ -138,7 +138,7 @@ class Loss:
         return loss, parts
 
     def totals(self, batch: AVBatch) -> Totals:
-        """What the sums of a batch are divided by."""
+        """Return what the sums of a batch are divided by."""
         targets = targets_from_labels(
             batch.labels,
             batch.annotated,
@@ -337,7 +337,7 @@ def class_scores(
     dtype: str,
     precision: str = "default",
 ) -> Float[Array, "N K size size"]:
-    """What `make_predict` computes, as a function without devices."""
+    """Return what `make_predict` computes, as a function without devices."""
 
     @multiplied_in(precision)
     def scores(params: dict, batch: AVBatch):

@@ -108,7 +108,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What the data set is made from, as JSON values; cheap.
+        """Return what the data set is made from, as JSON values; cheap.
 
         Of two data sets only 'source' (a path) may differ, and only if all files agree.
         """
@@ -122,7 +122,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return (), ()
 
     def files_fingerprint(self) -> str:
-        """Of all source files, wherever the folder lies; the default is that of all clips."""
+        """Digest all source files, wherever the folder lies; the default is that of all clips."""
         return _digest([self.fingerprint(c) for clips in self.clips().values() for c in clips])
 
     # What TFDS calls.

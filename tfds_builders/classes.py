@@ -202,7 +202,7 @@ def class_names_from_json(mapping: object) -> tuple[str, ...]:
 
 
 def count_finding(counted: dict[tuple[str, str], int]) -> str | None:
-    """How (subset, split) counts differ from the published ones, or None where they do not."""
+    """Say how (subset, split) counts differ from the published ones, None if they do not."""
     differing = [
         f"{subset} {split} {count} (published: {PUBLISHED_COUNTS[subset, split]})"
         for (subset, split), count in counted.items()

@@ -86,7 +86,7 @@ def read_dataset_facts(prepared_dir: str | Path) -> DatasetFacts:
 
 
 def _check_kinds(facts: DatasetFacts) -> None:
-    """Of what readers rely on; raises TypeError."""
+    """Check what readers rely on; raises TypeError."""
     lists = facts.class_names, facts.sound_names, facts.left_out, facts.tolerated
     tables = facts.splits, facts.identity, facts.clips, facts.warning_counts
     names = [*facts.class_names, *facts.sound_names, *facts.splits]
@@ -107,7 +107,7 @@ def known_by(facts: DatasetFacts) -> dict[str, Any]:
 
 
 def clips_digest(uids: Iterable[str]) -> str:
-    """Of the names of a split's clips, in order."""
+    """Digest the names of a split's clips, in order."""
     return hashlib.sha256("\n".join(uids).encode()).hexdigest()
 
 

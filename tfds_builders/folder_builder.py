@@ -64,7 +64,7 @@ class FolderBuilder(ClipBuilder, skip_registration=True):
         return digest((row, repeats, self.conversion_key(), self._stats[clip]))
 
     def conversion_key(self) -> str:
-        """What else every label depends on."""
+        """Return what else every label depends on."""
         return ""
 
     def files_fingerprint(self) -> str:

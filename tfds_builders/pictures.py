@@ -88,7 +88,7 @@ def decoded_picture(
 
 
 def stored_frame(picture: Image.Image, encoded: bytes, frame_size: int | None) -> bytes:
-    """What is stored of a frame: the file's own bytes, or a PNG of side `frame_size`.
+    """Return what is stored of a frame: the file's own bytes, or a PNG of side `frame_size`.
 
     The size is set by PIL's bilinear filter without keeping the aspect ratio, as the input
     pipeline does (method 3.5), so a model of that size sees the very same pixels. PNG, since a

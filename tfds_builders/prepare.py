@@ -98,7 +98,7 @@ def find(
     frame_size: int | None = None,
     allow_missing: bool = False,
 ) -> tuple[Path, DatasetFacts]:
-    """What `prepare` would return, and its facts; prepares nothing.
+    """Return what `prepare` would return, and its facts; prepares nothing.
 
     Where the folder does not exist the facts are those of the source's tables, and its files are
     not looked at.

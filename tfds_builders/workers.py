@@ -16,7 +16,7 @@ _MOST = 8
 
 @contextlib.contextmanager
 def workers(*, processes: bool) -> Iterator[concurrent.futures.Executor]:
-    """As many as there are cores, and no more than 8; they end with the block.
+    """Start as many as there are cores, and no more than 8; they end with the block.
 
     Processes are fresh ones, since the parent may run JAX, whose threads do not survive a fork.
     """
@@ -34,8 +34,8 @@ def workers(*, processes: bool) -> Iterator[concurrent.futures.Executor]:
 
 
 def _end_with_parent() -> None:
-    """In a worker process: one that was killed takes its workers along, who would else wait for it
-    for ever with their results."""
+    """End this worker process with its parent: of one that was killed the workers would wait for
+    ever with their results."""
 
     def watch():
         multiprocessing.parent_process().join()

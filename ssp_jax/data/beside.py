@@ -24,7 +24,7 @@ class FrameFeatures(Protocol):
     dtype: np.dtype
 
     def read(self, clip: int, second: int) -> Sequence[Float[np.ndarray, "h w C"]]:
-        """Of one frame, in this precision; IndexError where it is not annotated."""
+        """Read the record of one frame, in this precision; IndexError where it is not annotated."""
 
 
 class ClipTokens(Protocol):

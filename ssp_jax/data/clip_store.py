@@ -87,7 +87,7 @@ class ClipStore:
                 writer = None
 
     def read(self, clip: int, decode: Callable[[bytes], _Value]) -> _Value:
-        """What `decode` makes of a clip's record.
+        """Return what `decode` makes of a clip's record.
 
         Raises:
           UserError: the shard is missing or damaged, or the record is not to be decoded.
@@ -131,7 +131,7 @@ class ClipStore:
 
 
 def read_note(folder: Path) -> dict[str, Any] | None:
-    """What the records of a folder were made from; None where nothing was begun.
+    """Return what the records of a folder were made from; None where nothing was begun.
 
     Raises:
       UserError: the note is damaged.

@@ -114,7 +114,7 @@ def check_inputs(config: ConfigDict, *, flow: bool, texts: bool) -> None:
 
 
 def flow_settings(config: ConfigDict) -> tuple[Estimator, int, dict[str, Any]]:
-    """What `config.flow` says: estimator, size of its flows, arguments of `flow.mask.flow_masks`.
+    """Read `config.flow`: estimator, size of its flows, arguments of `flow.mask.flow_masks`.
 
     Raises:
       UserError: see `make_estimator`.
@@ -140,7 +140,7 @@ class Companions:
         self._visual_tokens: dict[str, ClipTokenStore] = {}
 
     def flow_masks(self, words: str) -> FlowMasks:
-        """Of the clips of `words`; their flow is estimated now where it is not stored yet.
+        """Open the masks of the clips of `words`; flow that is not stored yet is estimated.
 
         Raises:
           UserError: see `make_estimator`, `add_flow`, `open_flow`.

@@ -101,7 +101,7 @@ def open_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
 
 
 def find_datasets(config: ConfigDict, words: Sequence[str]) -> DataSets:
-    """As `open_datasets`, but nothing is prepared: folders may not exist yet.
+    """Do as `open_datasets`, but prepare nothing: folders may not exist yet.
 
     Raises:
       UserError: see `open_datasets`; damaged files do not show.
@@ -143,7 +143,7 @@ def _data_sets(
 def read_spec(
     config: ConfigDict, data: DataSets, protocol: Protocol, *, binary: bool, **prompts
 ) -> ReadSpec:
-    """How a stage of this run reads clips, at the protocol's sizes; prompts as in `ReadSpec`."""
+    """Say how a stage of this run reads clips, at the protocol's sizes; prompts: see `ReadSpec`."""
     input_size = protocol.binary_input_size if binary else protocol.semantic_input_size
     return ReadSpec(
         frame_size=config.data.frame_size or input_size,

@@ -31,7 +31,7 @@ def encode_frames(
     batch_size: int,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Iterator[Shaped[np.ndarray, "*kept"]]:
-    """What the encoder makes of each frame, in order, decoded by `transforms.decode_frame`.
+    """Yield what the encoder makes of each frame, in order, decoded by `transforms.decode_frame`.
 
     Always `batch_size` frames of `size` pixels go through it, so that it compiles once.
 

@@ -32,7 +32,7 @@ class MaskStore:
 
     @property
     def folder(self) -> Path:
-        """Of the shards."""
+        """Return the folder of the shards."""
         return self.clips.folder
 
     def next_clip(self) -> int:

@@ -59,7 +59,7 @@ class TrainOrder:
         return clips, np.cumsum(self._taken[clips])
 
     def visits(self, start: int, stop: int) -> Iterator[Visit]:
-        """What fills the slots start .. stop - 1 of the stream, in order."""
+        """Yield what fills the slots start .. stop - 1 of the stream, in order."""
         while start < stop:
             epoch, place = divmod(start, self.epoch_size)
             clips, ends = self._epoch(epoch)
@@ -87,7 +87,7 @@ class EvalOrder:
         self.epoch_size = int(self._counts.sum())
 
     def visits(self, start: int, stop: int) -> Iterator[Visit]:
-        """What fills the slots start .. stop - 1, fewer at the end of the data."""
+        """Yield what fills the slots start .. stop - 1, fewer at the end of the data."""
         stop = min(stop, self.epoch_size)
         while start < stop:
             clip = int(np.searchsorted(self._ends, start, side="right"))

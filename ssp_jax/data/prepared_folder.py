@@ -85,7 +85,7 @@ def _known_classes() -> frozenset[str]:
 
 
 def _classes(tree: Any) -> Iterator[Any]:
-    """What TFDS would import: classes by the names of two generations of the file."""
+    """Return what TFDS would import: classes by the names of two generations of the file."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key in ("pythonClassName", "python_class_name", "type", "proto_cls"):

@@ -13,7 +13,7 @@ _HEADER = re.compile(
 
 
 def array_bytes(array: np.ndarray) -> bytes:
-    """What `read_array` reads."""
+    """Return what `read_array` reads."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()

@@ -71,7 +71,7 @@ def foreign_clips(
     seed: int,
     visible: Float[np.ndarray, "clips S"] | None = None,
 ) -> Int[np.ndarray, " clips"]:
-    """For each clip another clip whose sound it is given, fixed by the seed.
+    """Choose for each clip another one whose sound it is given, fixed by the seed.
 
     A permutation without fixed points (every sound is used once), in which as few clips as a
     search by swaps finds get a sound of a class that they show. For evaluation with foreign sounds

@@ -30,7 +30,7 @@ class SourceStore:
     parts: tuple[ClipStore, ...]
 
     def read_record(self, clip: int, decode: Callable[[bytes], _Value]) -> _Value:
-        """What `decode` makes of a clip's record.
+        """Return what `decode` makes of a clip's record.
 
         Raises:
           IndexError: no such clip.
@@ -147,7 +147,7 @@ class Records:
                 ) from error
 
     def lacking(self, source: ClipSource, facts: Mapping[str, Any]) -> int:
-        """How many records `add` would make.
+        """Count how many records `add` would make.
 
         Raises:
           UserError: a folder holds records of other data or facts.

@@ -152,7 +152,7 @@ class Augment:
         return {kind: chance for kind, chance in chances.items() if chance > 0}
 
     def changes_to_frames(self) -> list[str]:
-        """What moves or colours frames, as 'flip=0.5'."""
+        """Return what moves or colours frames, as 'flip=0.5'."""
         off = Augment()
         names = ("flip", "scale", "brightness", "contrast", "saturation", "hue")
         values = {name: getattr(self, name) for name in names}

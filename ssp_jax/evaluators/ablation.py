@@ -75,7 +75,7 @@ def ablation_markdown(
 
 
 def _seeds(rows: Iterable[RowScores]) -> str:
-    """How many seeds the rows have: until all are trained, some have fewer."""
+    """Count how many seeds the rows have: until all are trained, some have fewer."""
     counts = {len(values) for row in rows for scores in row.values() for values in scores.values()}
     least, most = min(counts), max(counts)
     return f"{least if least == most else f'{least} to {most}'} seed{'' if most == 1 else 's'}"

@@ -35,7 +35,7 @@ class FrameFacts:
         batch: AVBatch,
         moving: Integer[np.ndarray, "N h w"] | None = None,
     ) -> "FrameFacts":
-        """With the frames of a host batch.
+        """Add the frames of a host batch.
 
         Args:
           predicted: class per pixel. moving: not 0 where something moves, if that is known.
@@ -62,5 +62,5 @@ class FrameFacts:
         )
 
     def confusion_of_all(self) -> Int[np.ndarray, "K K"]:
-        """That of all processes together; each has to ask."""
+        """Return the confusion of all processes together; each has to ask."""
         return gather_rows({"pixels": self.confusion[None]})["pixels"].sum(axis=0)

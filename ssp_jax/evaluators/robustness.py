@@ -20,7 +20,7 @@ def g_miou(own: float, negative: float) -> float:
 def with_g_miou(
     own: Mapping[str, float], negative: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float | dict[str, float]]:
-    """What results gain: {"silence": {"miou", ..., "g_miou"}, ..., "g_miou"}.
+    """Return what results gain: {"silence": {"miou", ..., "g_miou"}, ..., "g_miou"}.
 
     The last one is of the mean mIoU over the negative sounds.
 

@@ -28,7 +28,7 @@ _KIND = (SOURCE, "a flow estimator", perceiver_flow.shapes)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles start that cover an axis of at least one tile, the last one flush with its end.
+    """Place tiles that cover an axis of at least one tile, the last one flush with its end.
 
     Raises:
       ValueError: an overlap that leaves no step.

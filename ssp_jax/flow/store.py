@@ -54,7 +54,7 @@ def open_flow(source: ClipSource, estimator: str) -> FlowStore:
 
 
 def lacking_flow(source: ClipSource, estimator: Estimator, size: int) -> int:
-    """Of how many clips `add_flow` would estimate the flow.
+    """Count the clips of which `add_flow` would estimate the flow.
 
     Raises:
       UserError: a folder holds flows of other data or settings.

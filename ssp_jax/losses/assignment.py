@@ -25,7 +25,7 @@ def _in_loops(cost: Array) -> tuple[Array, Array]:
 
 
 def _written_out(cost: Array) -> tuple[Array, Array]:
-    """With no loop, whose every turn a GPU would have to ask the host for.
+    """Assign without a loop, whose every turn a GPU would have to ask the host for.
 
     The same algorithm, and the same sums, as optax's: row by row, with the shortest path that ends
     in a free column, which has at most as many turns as there are rows so far. Problems that are

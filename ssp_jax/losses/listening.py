@@ -18,7 +18,7 @@ def sound_classification(
     valid: Bool[Array, " N"],
     total: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """Which classes sound: binary cross entropy, mean over classes and over known, valid frames.
+    """Score which classes sound: cross entropy, mean over classes and over known, valid frames.
 
     Args:
       logits: one per sound class (C = S); of a data set without sound classes (S = 0) not read.

@@ -17,7 +17,7 @@ _PRECISION = jax.lax.Precision.HIGH
 def sample_masks(
     masks: Float[Array, "*n H W"], points: Float[Array, "*n P 2"]
 ) -> Float[Array, "*n P"]:
-    """As `points.sample_masks`."""
+    """Sample as `points.sample_masks` does."""
     in_row, in_column = _hats(points, *masks.shape[-2:])
     rows = jnp.einsum("...ph,...hw->...pw", in_row, masks.astype(jnp.float32), precision=_PRECISION)
     return (rows * in_column).sum(-1).astype(masks.dtype)
@@ -38,7 +38,7 @@ def sample_classes(
     classes: Int[Array, "*n M"],
     points: Float[Array, "*n #M P 2"],
 ) -> Float[Array, "*n M P"]:
-    """As `points.sample_classes`, but y to 1/256 of a pixel.
+    """Sample as `points.sample_classes` does, but y to 1/256 of a pixel.
 
     The shares of two rows are then multiples of 1/256 and their sum is 1, both exactly in bfloat16,
     so that one pass is enough. The random points are themselves no finer.

@@ -176,7 +176,7 @@ def least(values: Float[Array, "*n C"], count: int) -> Int[Array, "*n count"]:
 
 
 def among_least(values: Float[Array, "*n C"], count: int) -> Bool[Array, "*n C"]:
-    """Whether each is one of those that `least` finds."""
+    """Tell whether each is one of those that `least` finds."""
     smaller, equal = _sides(values, count)
     room = count - smaller.sum(-1, keepdims=True)
     return smaller | (equal & (jnp.cumsum(equal, -1) <= room))
@@ -185,7 +185,7 @@ def among_least(values: Float[Array, "*n C"], count: int) -> Bool[Array, "*n C"]
 def _sides(
     values: Float[Array, "*n C"], count: int
 ) -> tuple[Bool[Array, "*n C"], Bool[Array, "*n C"]]:
-    """Whether each is smaller than the `count`th smallest, and whether it is equal to that."""
+    """Tell whether each is smaller than the `count`th smallest, and whether it is equal to that."""
     # Floats >= 0 are ordered as their bits are.
     bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
     threshold = _threshold(bits, count)[..., None]
@@ -225,7 +225,7 @@ def _in_words(flags: Bool[Array, "*n C"]) -> UInt32[Array, "*n words"]:
 def _up_to_each(
     words: UInt32[Array, "*n words"],
 ) -> tuple[Int[Array, "*n words 32"], Bool[Array, "*n words 32"]]:
-    """How many flags are set up to each, itself included, and whether it is."""
+    """Count how many flags are set up to each, itself included, and whether it is."""
     numbers = jax.lax.population_count(words).astype(jnp.int32)
     before = (jnp.cumsum(numbers, -1) - numbers)[..., None]
     place = _places_of_bits(words.ndim + 1)

@@ -86,7 +86,7 @@ class Totals:
 
 
 def count_totals(targets: Targets) -> Totals:
-    """Of the frames that `targets` holds."""
+    """Count the totals of the frames that `targets` holds."""
     return Totals((targets.class_labels >= 0).sum(), targets.annotated.sum())
 
 

@@ -41,7 +41,7 @@ def _logits(query: Array, key: Array, bias: Array | None) -> Float[Array, "*n L 
 
 
 def _divide_last(query: Array, key: Array, value: Array, bias: Array | None) -> Array:
-    """With the division after the second product.
+    """Attend with the division after the second product.
 
     With heads among the leading axes it takes a CPU a third to a fifth of the time of
     `jax.nn.softmax` between two products of (L, heads, D) (Swin-B's windows;
@@ -56,7 +56,7 @@ def _divide_last(query: Array, key: Array, value: Array, bias: Array | None) -> 
 
 @jax.custom_vjp
 def _shares(query: Array, key: Array, value: Array, bias: Array | None) -> Array:
-    """With one array of the logits' size between two steps, in the inputs' precision.
+    """Attend with one array of the logits' size between steps, in the inputs' precision.
 
     A GPU is bound by what it writes and reads, and XLA makes one kernel of the softmax and its
     casts, and one of the logits' gradients.

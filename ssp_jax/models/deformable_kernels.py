@@ -31,7 +31,7 @@ _ONE_PASS = (None, "default", "fastest", "bfloat16", "BF16_BF16_F32")
 
 
 def fits(sizes: Sizes) -> bool:
-    """Whether the maps of a block of queries have room on the chip: frames up to about 600 px."""
+    """Tell if the maps of a block of queries have room on the chip: frames up to about 600 px."""
     places = sum(height * _padded(width) for height, width in sizes)
     forward, backward = _FORWARD_BLOCK * 4, _BACKWARD_BLOCK * 8
     return places * max(forward, backward) <= _MEMORY
@@ -45,7 +45,7 @@ def sample(
     *,
     interpret: bool = False,
 ) -> Float[Array, "N heads T D"]:
-    """As `deformable_sampling.Sampler.forward`."""
+    """Sample as `deformable_sampling.Sampler.forward`."""
     call = functools.partial(_sample, tuple(sizes), interpret)
     return _on_each_device(call)(values, points, weights)
 
@@ -59,7 +59,7 @@ def gradients(
     *,
     interpret: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """As `deformable_sampling.Sampler.backward`."""
+    """Differentiate as `deformable_sampling.Sampler.backward`."""
     call = functools.partial(_gradients, tuple(sizes), interpret)
     return _on_each_device(call)(values, points, weights, gradient)
 
@@ -97,7 +97,7 @@ def _lanes(sizes: Sizes, values: Float[Array, "N heads S D"]) -> Float[Array, "B
 
 
 def _from_lanes(sizes: Sizes, values: Float[Array, "B D places"], shape: tuple[int, ...]) -> Array:
-    """What `_lanes` was given."""
+    """Return what `_lanes` was given."""
     levels = [
         values[:, :, start : start + height * _padded(width)]
         .reshape(*values.shape[:2], height, -1)[..., :width]

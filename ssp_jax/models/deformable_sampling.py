@@ -270,7 +270,7 @@ def _of_rows(corners: Float[Array, "N heads 4 levels P T"]) -> Float[Array, "N h
 
 
 def _gather_forward(sizes, values, points, weights):
-    """By one gather of all corners: memory linear in S.
+    """Sample by one gather of all corners: memory linear in S.
 
     As a sum of products and not as an `einsum`, which XLA may take for a matrix product: then a GPU
     writes all samples out, and reads them again.

@@ -149,7 +149,7 @@ class MaskDecoder(nnx.Module):
     def _flow_positions(
         self, flow_mask: Float[Array, "N h w"], size: tuple[int, int]
     ) -> Float[Array, "N S C"]:
-        """What motion adds to every key: of two vectors, mixed where the mask is soft."""
+        """Return what motion adds to every key: of two vectors, mixed where the mask is soft."""
         moves = resize_bilinear(flow_mask, size).reshape(flow_mask.shape[0], -1, 1)
         still, moving, _ = self.flow_prompt_embedding[...][:, None, None]
         moves, still, moving = promoted(moves, still, moving)

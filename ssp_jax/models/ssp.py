@@ -355,7 +355,7 @@ def premask(
 def sounding_share(
     mask_logits: Float[Array, "N Q h w"], class_logits: Float[Array, "N Q K1"]
 ) -> Float[Array, "N h w"]:
-    """Of each pixel's scores (`segmentation_map`) the share of all classes but the background."""
+    """Return the share of all classes but the background in a pixel's scores."""
     masks, classes = jax.nn.sigmoid(mask_logits), jax.nn.softmax(class_logits, axis=-1)
     weights = jnp.stack([classes[..., 0], classes[..., 1:-1].sum(-1)], axis=-1)
     silent, sounding = jnp.einsum("nqs,nqhw->snhw", *promoted(weights, masks))

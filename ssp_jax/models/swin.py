@@ -64,7 +64,7 @@ def _to_windows(
 def _from_windows(
     x: Float[Array, "N windows L C"], height: int, width: int, window: int, shift: int
 ) -> Float[Array, "N height width C"]:
-    """What `_to_windows` was given."""
+    """Return what `_to_windows` was given."""
     batch, rows, columns = x.shape[0], -(-height // window), -(-width // window)
     x = x.reshape(batch, rows, columns, window, window, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * window, columns * window, -1)

@@ -26,7 +26,7 @@ class TextClasses(nnx.Module):
     def __call__(
         self, words: Float[Array, "N L E"], counted: Bool[Array, "N L"]
     ) -> Float[Array, "N 1 K1"]:
-        """What adds to class logits (N, Q, K + 1), of the words that count."""
+        """Return what adds to class logits (N, Q, K + 1), of the words that count."""
         said = self.words(words)
         said = (said * counted.astype(said.dtype)[..., None]).sum(1, keepdims=True)
         return jnp.pad(said, ((0, 0), (0, 0), (1, 1)))

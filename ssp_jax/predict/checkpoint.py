@@ -80,7 +80,7 @@ def _opened(
 
 
 def is_weights(folders: Sequence[Path]) -> bool:
-    """Whether these are weight folders (all of them), not a run's.
+    """Tell whether these are weight folders (all of them), not a run's.
 
     Raises:
       UserError: several folders, one of which is none.

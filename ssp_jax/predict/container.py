@@ -36,7 +36,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def decoded(container: av.container.InputContainer, stream) -> Iterator[list | None]:
-    """What each packet of a stream decodes to; None for one that is damaged."""
+    """Yield what each packet of a stream decodes to; None for one that is damaged."""
     packets = container.demux(stream)
     while True:
         try:
@@ -54,5 +54,5 @@ def decoded(container: av.container.InputContainer, stream) -> Iterator[list | N
 
 
 def reason(error: Exception) -> str:
-    """What FFmpeg or the system says, without numbers and names."""
+    """Return what FFmpeg or the system says, without numbers and names."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

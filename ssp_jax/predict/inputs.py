@@ -54,7 +54,7 @@ class InputMaker:
         self._clip = next((stage.clip for stage in stages if stage.clip), None)
 
     def read(self, clip: PlainClip, texts: Texts) -> ClipInputs:
-        """What the stages share of a clip.
+        """Return what the stages share of a clip.
 
         Raises:
           UserError: weights of flow or CLIP are missing or damaged.

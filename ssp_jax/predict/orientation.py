@@ -40,7 +40,7 @@ def lies_on_its_side(picture: av.VideoFrame) -> bool:
 
 
 def _orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Whether rows and columns change places and whether columns, then rows are reversed.
+    """Tell whether rows and columns change places and whether columns, then rows are reversed.
 
     The display matrix (a, b, u, c, d, v, ...) takes (x, y) to (a x + c y, b x + d y), y downwards.
     Of angles between, which no camera writes, the nearest of the eight orientations is taken.

@@ -191,7 +191,7 @@ class _Encoder:
             self._audio.bit_rate = 192_000
 
     def mark(self, marking: Marking) -> None:
-        """What is drawn from now on."""
+        """Set what is drawn from now on."""
         self._marking = marking
 
     def add(self, time: float, picture: av.VideoFrame) -> None:

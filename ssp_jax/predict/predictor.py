@@ -70,7 +70,7 @@ class Predictor:
 
     @classmethod
     def from_run(cls, workdir: str | Path) -> "Predictor":
-        """Of a folder that `python -m ssp_jax.main` has trained into.
+        """Open a folder that `python -m ssp_jax.main` has trained into.
 
         Raises:
           UserError: see `stages_of_run`.
@@ -79,7 +79,7 @@ class Predictor:
 
     @classmethod
     def from_weights(cls, config: ConfigDict, folders: Sequence[str | Path]) -> "Predictor":
-        """Of weight folders of AAVS (one stage or both) and VGGish; `config` is of their model.
+        """Open weight folders of AAVS (one stage or both) and VGGish; `config` is of their model.
 
         Raises:
           UserError: see `stages_of_weights`.

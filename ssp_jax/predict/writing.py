@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 def mask_path(folder: Path, second: int) -> Path:
-    """Of a second's mask; names sort as the seconds do."""
+    """Name the file of a second's mask; names sort as the seconds do."""
     return folder / "masks" / f"{second:05d}.png"
 
 

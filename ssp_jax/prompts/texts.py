@@ -195,7 +195,7 @@ def _noisy(words: list[tuple], clip: int, uid: str, seed: int, share: float) -> 
 
 
 def _problem(entry: Any) -> str:
-    """What is wrong with the entry of one clip; empty if nothing."""
+    """Return what is wrong with the entry of one clip; empty if nothing."""
     if isinstance(entry, dict):
         lacking = [key for key in KEYS if key not in entry]
         unknown = [key for key in entry if key not in KEYS]

@@ -70,7 +70,7 @@ def legend(view: Mapping) -> Markup:
 
 
 def texts(*views: Mapping) -> Markup | None:
-    """What a clip's texts say, and whether each view's network reads them."""
+    """Show what a clip's texts say, and whether each view's network reads them."""
     if not any(views[0]["texts"]):
         return None
     read = ("read" if view["texts_read"] else "not read" for view in views)

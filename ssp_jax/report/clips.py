@@ -47,7 +47,7 @@ def add_views(record: Record, stage: Stage, params: dict) -> None:
 
 
 def clip_views(stage: Stage, params: dict, words: str, clips: Sequence[int]) -> dict[int, View]:
-    """What can be seen and heard of some clips of 'benchmark:split' words; empty but in process 0.
+    """Show what is seen and heard of some clips of 'benchmark:split' words; empty but in process 0.
 
     Returns:
       clip -> {"clip", "uid", "category", "seconds", "strips": [{"title", "picture": JPEG}],

@@ -116,7 +116,7 @@ def _views(
 
 
 def _warnings(records: tuple[dict, dict], pairs: Mapping[str, tuple[Record, Record]]):
-    """What is not compared, or not alike."""
+    """List what is not compared, or not alike."""
     apart = sorted((records[0].keys() | records[1].keys()) - pairs.keys())
     if apart:
         yield tag("p", f"{', '.join(apart)}: not in both runs, or of other clips.", class_="faint")

@@ -43,7 +43,7 @@ class Scored:
 
 
 def score_frames(frames: Mapping[str, np.ndarray], *, binary: bool) -> Scored:
-    """Of the counts of `BinaryState.frames` or `SemanticState.frames`."""
+    """Score the counts of `BinaryState.frames` or `SemanticState.frames`."""
     if binary:
         return Scored(frame_iou(frames), frame_fscore(frames), frames["target"] > 0)
     iou, fscore, occurs = (values[:, 1:] for values in frame_class_scores(frames))

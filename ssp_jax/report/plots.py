@@ -91,7 +91,7 @@ def classes(rows: Sequence[Mapping]) -> str:
 
 
 def confusion(names: Sequence[str], pixels: Float[np.ndarray, "K K"]) -> str:
-    """Where the pixels of each true class (row) went; in logarithmic shades."""
+    """Draw where the pixels of each true class (row) went; in logarithmic shades."""
     share = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
 
     def draw(figure: Figure) -> None:

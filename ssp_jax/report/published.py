@@ -42,7 +42,7 @@ METHODS = (
 
 
 def benchmark_of(words: str) -> str | None:
-    """Which of the columns 'benchmark:split' words belong to; None for any other data.
+    """Return which of the columns 'benchmark:split' words belong to; None for any other data.
 
     AVSBench-semantic's test_v1s and test_v1m are the clips of S4 and MS3 with other masks; the
     protocol 'stepping_stones', which AAVS's and SSP's figures follow, scores these.

@@ -133,7 +133,7 @@ def _classes(stage: Stage, words: str, scored, frames, result) -> list[dict]:
 
 
 def _named(categories: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """How many clips' categories name each class."""
+    """Count how many clips' categories name each class."""
     named, known = table_sounds(categories, names)
     return named.sum(axis=0).astype(int).tolist() if known.any() else None
 

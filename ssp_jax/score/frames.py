@@ -208,7 +208,7 @@ def find_predictions(
 
 
 def _shift(truth: Truth, keys: Iterable[str | tuple[str, int] | None]) -> int:
-    """What every prediction's number lacks to the truth's: 1 or -1 where that fits all clips
+    """Return what every prediction's number lacks to the truth's: 1 or -1 where that fits all clips
     exactly, as of masks numbered from 0 beside truth numbered from 1; else 0."""
     if truth.is_tree:
         return 0
@@ -224,7 +224,7 @@ def _shift(truth: Truth, keys: Iterable[str | tuple[str, int] | None]) -> int:
 
 
 def _nothing_there(folder: Path, truth: Truth) -> str:
-    """What a folder without a single prediction holds instead, and what was expected."""
+    """Return what a folder without a single prediction holds instead, and what was expected."""
     kinds: dict[str, list[str]] = collections.defaultdict(list)
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != MACS_FOLDER)

@@ -44,7 +44,7 @@ _NO_OBJECT_WEIGHT = 0.1
 
 
 def is_replaced(name: str, model_config: Mapping[str, Any]) -> bool:
-    """Whether a source array is one that this model has no place for, but AAVS's has."""
+    """Tell whether a source array is one that this model has no place for, but AAVS's has."""
     return model_config["decoder_adapter"] == "replace" and is_one_of(name, REPLACED)
 
 
@@ -131,7 +131,7 @@ def aavs_params(state: Arrays, model_config: Mapping[str, Any]) -> dict[str, np.
 
 
 def nested(params: Arrays) -> dict[str | int, Any]:
-    """By path ('layers/0/bias') to nested dicts, with numbers for what nnx numbers."""
+    """Turn leaves by path ('layers/0/bias') to nested dicts, with numbers for what nnx numbers."""
     return traverse_util.unflatten_dict(
         {
             tuple(int(part) if part.isdigit() else part for part in path.split("/")): value

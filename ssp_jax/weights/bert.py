@@ -41,7 +41,7 @@ def _ffn(intermediate: str, output: str, target: str) -> tuple[Rule, ...]:
 
 
 def _layer(layer: str, inner: str) -> tuple[Rule, ...]:
-    """What a layer of both networks has."""
+    """Return what a layer of both networks has."""
     return (
         *_attention(
             layer + "attention", inner, _TO_LAYER + "attention", _TO_LAYER + "attention_norm"
@@ -199,5 +199,5 @@ def shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _is_of_text(path: str) -> bool:
-    """Whether only text uses this parameter of a Q-Former."""
+    """Tell whether only text uses this parameter of a Q-Former."""
     return path.startswith(("word_embedding", "position_embedding")) or "/ffn/" in path

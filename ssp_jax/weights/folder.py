@@ -30,7 +30,7 @@ _SUMS = "sums"  # in weights.json: file name -> SHA-256
 
 
 def is_weight_folder(folder: str | os.PathLike) -> bool:
-    """Whether `folder` is (meant as) a weight folder, not a run's."""
+    """Tell whether `folder` is (meant as) a weight folder, not a run's."""
     return any((run_path(folder) / name).is_file() for name in (WEIGHTS, FACTS))
 
 
@@ -113,7 +113,7 @@ def weight_shapes(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 
 def load_facts(folder: str | os.PathLike) -> dict[str, Any]:
-    """What weights.json says.
+    """Return what weights.json says.
 
     Raises:
       UserError: not a weight folder, or weights.json is damaged.

@@ -197,7 +197,7 @@ def check_config(config: Mapping[str, Any], arguments: Mapping[str, Any], where:
 
 
 def transformer_config(told: Mapping[str, Any], activation: str, epsilon: float) -> dict[str, Any]:
-    """What Hugging Face's config of a transformer must say, by width, layers and ffn."""
+    """Return what Hugging Face's config of a transformer must say, by width, layers and ffn."""
     return {
         "hidden_size": told["width"],
         "num_hidden_layers": told["layers"],
@@ -255,6 +255,6 @@ def shape_in(state: Arrays, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def count_in(state: Arrays, prefix: str) -> int:
-    """How many numbers follow `prefix` + '.', which are expected to be 0, 1, ..."""
+    """Count how many numbers follow `prefix` + '.', which are expected to be 0, 1, ..."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return len({match[1] for match in map(pattern.match, state) if match})

@@ -111,7 +111,7 @@ def _fitting(rules: Sequence[Rule], name: str, *, backward: bool = False) -> lis
 
 
 def is_one_of(name: str, templates: Iterable[str]) -> bool:
-    """Whether a template ('layers.{0}.bias') fits the name."""
+    """Tell whether a template ('layers.{0}.bias') fits the name."""
     return any(_pattern(template).fullmatch(name) for template in templates)
 
 

@@ -58,7 +58,7 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 def compute(
     reference: Reference, *, sampling: str = "auto"
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What this project computes in a reference's place: float32, highest matmul precision.
+    """Return what this project computes in a reference's place: float32, highest matmul precision.
 
     Args:
       sampling: see `DeformableAttention`.
