@@ -49,7 +49,7 @@ class ClipTokenStore(SourceStore):
     shape: tuple[int, int, int]
 
     def read(self, clip: int) -> Float[np.ndarray, "A g g E"]:
-        """Read the tokens of the annotated frames of a clip, float16: the patches after the last layer.
+        """Read the tokens of a clip's annotated frames, float16: the patches after the last layer.
 
         Raises:
           IndexError, UserError: see `SourceStore.read_record`.

@@ -20,7 +20,7 @@ from ssp_jax.sharding import state_sharding
 class TrainState:
     """A pytree of plain dicts. `params` has the model's parameters by path.
 
-    `opt_state` is of the trained parameters only, see `split_trained`, and of arrays of several.
+    `opt_state` is of the arrays that the trained parameters are joined to, see `JoinedLeaves`.
     """
 
     step: jax.Array

@@ -33,7 +33,7 @@ class MotionState:
         )
 
     def over_processes(self) -> "MotionState":
-        """Join the counts of all processes together; each has to ask."""
+        """Join the counts of all processes; each has to ask."""
         counts = gather_rows({"counts": np.array([dataclasses.astuple(self)])})["counts"]
         return MotionState(*counts.sum(0).tolist())
 

@@ -237,21 +237,22 @@ def _places_of_bits(ndim: int) -> UInt32[np.ndarray, "*ones 32"]:
     return np.arange(_WORD, dtype=np.uint32).reshape(*[1] * (ndim - 1), _WORD)
 
 
-def _corners(points: JaxArray, height: int, width: int) -> tuple[JaxArray, list[JaxArray], int]:
-    """Index of a point's upper left corner in the flattened map framed by one pixel on each side,
-    the four corner weights (row-major), and the framed map's row length."""
+def _upper_left(points: Float[Array, "*n P 2"], height: int, width: int) -> tuple[JaxArray, ...]:
+    """Column and line of a point's upper left corner in the map framed by one pixel on each side,
+    and the shares of the corners to the right and below."""
     x = points[..., 0] * width - 0.5
     y = points[..., 1] * height - 0.5
     left, top = jnp.floor(x), jnp.floor(y)
-    right_weight, low_weight = x - left, y - top
     column = jnp.clip(left.astype(jnp.int32) + 1, 0, width)
     line = jnp.clip(top.astype(jnp.int32) + 1, 0, height)
-    weights = [
-        (1 - low_weight) * (1 - right_weight),
-        (1 - low_weight) * right_weight,
-        low_weight * (1 - right_weight),
-        low_weight * right_weight,
-    ]
+    return column, line, x - left, y - top
+
+
+def _corners(points: JaxArray, height: int, width: int) -> tuple[JaxArray, list[JaxArray], int]:
+    """Index of a point's upper left corner in the flattened framed map, the four corner weights
+    (row-major), and the framed map's row length."""
+    column, line, right, low = _upper_left(points, height, width)
+    weights = [(1 - low) * (1 - right), (1 - low) * right, low * (1 - right), low * right]
     return line * (width + 2) + column, weights, width + 2
 
 
@@ -260,15 +261,11 @@ def _corner_axis(
 ) -> tuple[Int[Array, "*n 4 P"], Float[Array, "*n 4 P"]]:
     """Index in the flattened framed map, and weight, of each of a point's four corners."""
     corner = np.arange(4, dtype=np.int32).reshape(*[1] * (points.ndim - 2), 4, 1)
-    right, low = corner % 2, corner // 2
-    x = (points[..., 0] * width - 0.5)[..., None, :]
-    y = (points[..., 1] * height - 0.5)[..., None, :]
-    left, top = jnp.floor(x), jnp.floor(y)
-    column = jnp.clip(left.astype(jnp.int32) + 1, 0, width) + right
-    line = jnp.clip(top.astype(jnp.int32) + 1, 0, height) + low
-    weights = jnp.where(low == 1, y - top, 1 - (y - top))
-    weights *= jnp.where(right == 1, x - left, 1 - (x - left))
-    return line * (width + 2) + column, weights
+    to_right, below = corner % 2, corner // 2
+    parts = _upper_left(points, height, width)
+    column, line, right, low = (part[..., None, :] for part in parts)
+    weights = jnp.where(below == 1, low, 1 - low) * jnp.where(to_right == 1, right, 1 - right)
+    return (line + below) * (width + 2) + column + to_right, weights
 
 
 def _framed(maps: Shaped[Array, "*n H W"], value: int) -> JaxArray:

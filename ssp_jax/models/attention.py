@@ -27,11 +27,14 @@ def attend(
     Args:
       bias: broadcasts to the logits (*n, L, M).
     """
-    query, key, value = promoted(query, key, value)
-    if bias is not None:
-        bias = jnp.expand_dims(bias, range(query.ndim - bias.ndim)).astype(jnp.float32)
-    inputs = query, key, value, bias
+    inputs = *promoted(query, key, value), _of_rank(query.ndim, bias)
     return jax.lax.platform_dependent(*inputs, cpu=_divide_last, tpu=_divide_last, default=_shares)
+
+
+def _of_rank(rank: int, bias: Array | None) -> Array | None:
+    if bias is None:
+        return None
+    return jnp.expand_dims(bias, range(rank - bias.ndim)).astype(jnp.float32)
 
 
 def _logits(query: Array, key: Array, bias: Array | None) -> Float[Array, "*n L M"]:
@@ -105,7 +108,7 @@ def attend_tokens_last(
     scaled = query * query.shape[-2] ** -0.5
     logits = jnp.einsum("...dl,...dm->...lm", scaled, key).astype(jnp.float32)
     if bias is not None:
-        logits += jnp.expand_dims(bias, range(logits.ndim - bias.ndim)).astype(jnp.float32)
+        logits += _of_rank(logits.ndim, bias)
     shares = jax.nn.softmax(logits).astype(value.dtype)
     return jnp.einsum("...lm,...dm->...dl", shares, value)
 

@@ -29,8 +29,8 @@ class Scored:
     Attributes:
       result: None where a file has a problem. problems: of all files.
       sizes: (width, height) -> number of predictions. largest: value in any prediction of S4, MS3.
-      readings: how predictions were read -> the files: "0 and 1", "0 and 255", "scores" of S4 and
-        MS3 (not those that are empty); "class indices", "colours" of AVSS.
+      readings: how predictions that are not empty were read -> the files: "0 and 1", "0 and 255",
+        "scores" of S4 and MS3; "class indices", "colours" of AVSS.
     """
 
     result: BinaryResult | SemanticResult | None
@@ -74,19 +74,18 @@ def score_masks(
 
 
 def _of_two_kinds(readings: Mapping[str, list[tuple[Frame, Path]]]) -> Iterator[Problem]:
-    """Masks of 0 and 1 beside others of 0 and 255: the fewer ones. Beside scores, a mask of 0 and
-    1 is one of low scores."""
-    ones, hard = readings.get("0 and 1", []), readings.get("0 and 255", [])
-    if not ones or not hard or "scores" in readings:
-        return
-    (fewer, name), (more, other) = sorted(
-        ((ones, "0 and 1"), (hard, "0 and 255")), key=lambda kind: len(kind[0])
-    )
-    for frame, path in fewer:
-        what = (
-            f"prediction: a mask of {name}, while {len(more)} others have {other}; save all alike"
-        )
-        yield Problem(frame.uid, str(path), what, "prediction")
+    """Name the fewer files of a folder whose files do not say their values alike."""
+    for kinds in (("0 and 1", "0 and 255"), ("class indices", "colours")):
+        # Beside scores, a mask of 0 and 1 is one of low scores.
+        if not all(readings.get(kind) for kind in kinds) or "scores" in readings:
+            continue
+        fewer, more = sorted(kinds, key=lambda kind: len(readings[kind]))
+        for frame, path in readings[fewer]:
+            what = (
+                f"prediction: a mask of {fewer}, while {len(readings[more])} others are of {more}; "
+                "save all alike"
+            )
+            yield Problem(frame.uid, str(path), what, "prediction")
 
 
 @dataclasses.dataclass
@@ -130,7 +129,7 @@ def _predict(path: Path, shape, reader, one: int, pair: _Pair) -> None:
             if pair.largest == 1:
                 pair.reading = "0 and 1"
         values = reader.scores(values, one)
-    else:
+    elif values.any():
         of_indices = mask.grey is not None and mask.stored == "values"
         pair.reading = "class indices" if of_indices else "colours"
     pair.prediction = values

@@ -10,6 +10,7 @@ from ssp_jax.protocols import get_protocol
 from ssp_jax.score import __main__ as command
 from ssp_jax.score.frames import Frame, Truth, find_predictions, find_truth
 from tests.commands import runner
+from tfds_builders.classes import palette
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_one_clip_of_0_and_1_is_named(tmp_path, score):
     Image.fromarray(mask).save(tmp_path / "pred" / "b_2.png")
     status, _, err = score(pred=tmp_path / "pred", truth=tmp_path / "truth", benchmark="ms3")
     assert status == 1
-    assert "a mask of 0 and 1, while 3 others have 0 and 255; save all alike" in err
+    assert "a mask of 0 and 1, while 3 others are of 0 and 255; save all alike" in err
     assert "b_2.png" in err
 
 
@@ -47,6 +48,19 @@ def test_the_output_says_how_classes_were_read(tmp_path, score):
     assert status == 0, err
     assert "4 predictions were read as class indices" in out
     assert f"mIoU       {100 * 2 / 71:6.2f}" in out
+
+
+def test_classes_of_one_folder_are_read_alike(tmp_path, score):
+    mask = tree(tmp_path / "truth", 64)
+    tree(tmp_path / "pred", 64)
+    Image.fromarray(palette(71)[mask * 64]).save(tmp_path / "pred" / "b_1.png")
+    # An empty one says nothing of its kind.
+    Image.new("RGB", (32, 32)).save(tmp_path / "pred" / "b_2.png")
+    status, _, err = score(pred=tmp_path / "pred", truth=tmp_path / "truth", benchmark="avss")
+    assert status == 1
+    assert "a mask of colours, while 2 others are of class indices; save all alike" in err
+    assert "b_1.png" in err
+    assert "b_2.png" not in err
 
 
 def test_folders_without_predictions_say_what_they_hold(tmp_path, score):
