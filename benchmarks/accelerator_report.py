@@ -37,7 +37,7 @@ class Findings:
         self._write(note=text)
 
     def fact(self, **facts: Any) -> None:
-        """Return what the command has to know of this part."""
+        """Record what the command has to know of this part."""
         self._write(facts=facts)
 
     def not_run(self, why: str) -> None:

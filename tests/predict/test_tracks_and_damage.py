@@ -7,6 +7,7 @@ from av.video.reformatter import VideoReformatter
 from made_videos import beeps, grey, onsets, write_video
 
 from ssp_jax.errors import UserError
+from ssp_jax.predict import reading
 from ssp_jax.predict.reading import VideoReader
 
 
@@ -136,3 +137,52 @@ def test_pictures_of_two_sizes_are_brought_to_the_first_ones(tmp_path):
 def test_a_folder_is_named_as_one(tmp_path):
     with pytest.raises(UserError, match="a folder; name the videos in it, as"):
         VideoReader(tmp_path)
+
+
+def test_sound_that_ends_early_or_begins_late_is_said(tmp_path):
+    pictures = [grey(9)] * 100
+    path = write_video(tmp_path / "a.mkv", pictures, sound=beeps(0.5, seconds=2))
+    (line,) = read(path)[0].remarks()
+    assert line == "its sound ends after 2.0 s of 4.0 s; to the network the rest is silent"
+    path = write_video(tmp_path / "b.mkv", pictures, sound=beeps(0, seconds=1.5), sound_from=2.5)
+    (line,) = read(path)[0].remarks()
+    assert line == "its sound begins late or has gaps: 2.5 s that are silent to the network"
+
+
+def test_a_format_of_sound_that_nobody_knows(tmp_path):
+    # PCM, which its four letters alone tell: AAC would be known by more.
+    path = write_video(
+        tmp_path / "a.mov", [grey(9)] * 25, sound=beeps(0.5, seconds=1), audio_codec="pcm_s16le"
+    )
+    content = path.read_bytes()
+    assert content.count(b"sowt") == 1
+    assert VideoReader(path).has_sound
+    path.write_bytes(content.replace(b"sowt", b"zzzz"))
+    video = VideoReader(path)
+    assert not video.has_sound
+    assert video.no_sound == "its sound is of a format that cannot be decoded"
+    mute = VideoReader(write_video(tmp_path / "mute.mp4", [grey(9)] * 25))
+    assert mute.no_sound == "has no sound track"
+
+
+ERRORS = sorted(
+    {
+        error
+        for error in vars(av.error).values()
+        if isinstance(error, type) and issubclass(error, av.FFmpegError)
+    },
+    key=lambda error: error.__name__,
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_whatever_ffmpeg_says_of_pictures_is_said_of_the_video(tmp_path, monkeypatch, error):
+    """Also where its exception is one of a full disk or a missing file in Python's eyes."""
+    path = write_video(tmp_path / "a.mp4", [grey(9)] * 5)
+
+    def refuse(*_):
+        raise error(95, "Operation not supported")
+
+    monkeypatch.setattr(reading, "upright", refuse)
+    with pytest.raises(UserError, match=r"a\.mp4: its pictures cannot be converted to RGB \(Op"):
+        list(VideoReader(path).clips())
